@@ -1,0 +1,71 @@
+"""Where arrays live and how work is launched: numpy and compiled C++ on a CPU, CuPy and CUDA on a GPU.
+
+`xp` is the array module of the current mode (numpy or CuPy); layers use it and never ask which one it is.
+CuPy is imported by `set_mode_gpu` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffelite.errors import BackendError
+
+
+class _ArrayModule:
+    """Forwards every attribute to the array module of the current mode."""
+
+    def __getattr__(self, name: str):
+        return getattr(_module, name)
+
+    def __repr__(self) -> str:
+        return f"<xp: {_module.__name__}>"
+
+
+_module = np
+xp = _ArrayModule()
+
+
+def set_mode_cpu() -> None:
+    """Compute on the CPU with numpy and compiled kernels (the default)."""
+    global _module
+    _module = np
+
+
+def set_mode_gpu() -> None:
+    """Compute on the GPU with CuPy. Raises BackendError where CuPy, a driver or a GPU is missing."""
+    global _module
+    _module = _import_cupy()
+
+
+def set_device(index: int) -> None:
+    """Select GPU `index` for all that follows in this thread (pycaffe's name; does not change the mode)."""
+    cupy = _import_cupy()
+    count = cupy.cuda.runtime.getDeviceCount()
+    if not 0 <= index < count:
+        raise BackendError(f"GPU {index} does not exist: this machine has {count}, numbered from 0")
+    cupy.cuda.Device(index).use()
+
+
+def on_gpu() -> bool:
+    """True while the mode is GPU."""
+    return _module is not np
+
+
+def to_host(array) -> np.ndarray:
+    """The array as a numpy array (itself, if it is one)."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def _import_cupy():
+    way_out = "install it with: pip install 'caffelite[cuda13]' (or cuda12), or run on the CPU (no --gpu)"
+    try:
+        import cupy
+    except ImportError as e:
+        raise BackendError(f"a GPU was asked for, but CuPy cannot be imported ({e}); {way_out}") from e
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as e:
+        raise BackendError(f"a GPU was asked for, but CUDA finds none ({e}); run on the CPU (no --gpu)") from e
+    if not count:
+        raise BackendError("a GPU was asked for, but this machine has none; run on the CPU (no --gpu)")
+    return cupy

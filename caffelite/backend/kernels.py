@@ -1,0 +1,230 @@
+"""Kernels: one CUDA text per family in caffelite/kernels, compiled and launched on either machine.
+
+`kernels("pooling")` gives an object with a method per KERNEL of pooling.cu. On numpy arrays a call runs the text as
+C++ built by the host's compiler; on CuPy arrays it runs as CUDA built by NVRTC. Each call checks number, type, dtype
+and contiguity of its arguments against the kernel's own signature.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from caffelite.errors import BackendError
+
+SOURCES = Path(__file__).resolve().parent.parent / "kernels"
+CUDA_OPTIONS = ("-std=c++11", "--fmad=false")
+BLOCK = 256
+NO_COMPILER = (
+    "no C++ compiler found for the CPU kernels: install one (Debian/Ubuntu: apt install g++; macOS: xcode-select "
+    "--install), or, without root, pip install ziglang"
+)
+_SCALARS = {
+    "int": (ctypes.c_int, np.int32),
+    "unsigned": (ctypes.c_uint, np.uint32),
+    "float": (ctypes.c_float, np.float32),
+    "double": (ctypes.c_double, np.float64),
+    "long long": (ctypes.c_longlong, np.int64),
+}
+_POINTEES = {
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    "int": np.dtype(np.int32),
+    "unsigned": np.dtype(np.uint32),
+    "long long": np.dtype(np.int64),
+    "unsigned char": np.dtype(np.uint8),
+}
+_threads = 0
+
+
+@functools.cache
+def kernels(family: str) -> KernelFamily:
+    """The kernels of caffelite/kernels/<family>.cu (or .cc: text for the CPU only)."""
+    return KernelFamily(family)
+
+
+def families() -> list[str]:
+    """Names of all families whose text is for both machines."""
+    return sorted(p.stem for p in SOURCES.glob("*.cu"))
+
+
+def source(family: str) -> str:
+    """The shim and the text of a family, as both compilers see it."""
+    path = SOURCES / f"{family}.cu"
+    if not path.exists():
+        path = SOURCES / f"{family}.cc"
+    return (SOURCES / "shim.h").read_text() + f'#line 1 "{path.name}"\n' + path.read_text()
+
+
+def signatures(text: str) -> dict[str, list[tuple[str, bool, bool, str]]]:
+    """{kernel: [(type, is pointer, is const, name)]} read off the KERNEL(name)(...) heads."""
+    found = {}
+    for name, arguments in re.findall(r"^KERNEL\((\w+)\)\s*\(([^)]*)\)", text, re.M):
+        signature = []
+        for argument in arguments.split(","):
+            m = re.match(r"\s*(const\s+)?([\w ]+?)\s*(\*?)\s*(?:__restrict__\s+)?(\w+)\s*$", argument)
+            if not m or m[2] not in _SCALARS and m[2] not in _POINTEES:
+                raise BackendError(f"kernel {name}: argument {argument.strip()!r} has a type that the launcher lacks")
+            signature.append((m[2], bool(m[3]), bool(m[1]), m[4]))
+        found[name] = signature
+    return found
+
+
+def set_threads(n: int) -> None:
+    """Let CPU kernels use `n` threads (0: the OpenMP default, all cores). Results do not depend on it."""
+    global _threads
+    _threads = n or int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0]) or _cores()
+    for family in _loaded:
+        family.shim_set_threads(_threads)
+
+
+def threads() -> int:
+    """The number of threads that CPU kernels use."""
+    return _threads or int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0]) or _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class KernelFamily:
+    """The kernels of one source text; each is built at first use and then called like a function."""
+
+    def __init__(self, family: str, defines: tuple[str, ...] = ()):
+        self.family = family
+        self.defines = defines
+        self.source = source(family)
+        self.signatures = signatures(self.source)
+
+    @functools.cached_property
+    def library(self) -> ctypes.CDLL:
+        """The text as a CPU library."""
+        library = ctypes.CDLL(str(build_cpu(self.source, self.family, self.defines)))
+        if _threads:
+            library.shim_set_threads(ctypes.c_int(_threads))
+        _loaded.append(library)
+        return library
+
+    @functools.cached_property
+    def module(self):
+        """The text as a CUDA module."""
+        import cupy
+
+        return cupy.RawModule(code=self.source, options=CUDA_OPTIONS)
+
+    def __getattr__(self, name: str):
+        if name.startswith("_") or name not in self.signatures:
+            raise AttributeError(f"{self.family} has no kernel {name}; it has {', '.join(self.signatures)}")
+        launch = self._launcher(name, self.signatures[name])
+        setattr(self, name, launch)
+        return launch
+
+    def _launcher(self, name: str, signature: list[tuple[str, bool, bool, str]]):
+        where = f"kernel {self.family}.{name}"
+        checks = [
+            (pointer, _POINTEES[kind] if pointer else _SCALARS[kind], const, argument)
+            for kind, pointer, const, argument in signature
+        ]
+
+        def launch(*arguments):
+            if len(arguments) != len(checks):
+                raise BackendError(f"{where}: expected {len(checks)} arguments, actual {len(arguments)}")
+            on_device = False
+            for value, (pointer, want, const, argument) in zip(arguments, checks):
+                if pointer and value is not None:
+                    if value.dtype != want or not value.flags.c_contiguous:
+                        raise BackendError(
+                            f"{where}, {argument}: expected a contiguous {want} array, actual {value.dtype}"
+                        )
+                    if not isinstance(value, np.ndarray):
+                        on_device = True
+                    elif not const and not value.flags.writeable:
+                        raise BackendError(f"{where}, {argument}: the array is read-only")
+                    elif value.size > 0x7FFFFFFF:
+                        raise BackendError(f"{where}, {argument}: {value.size} elements, at most 2^31-1 are possible")
+            run = self._run_gpu if on_device else self._run_cpu
+            run(name, [(v, pointer, want) for v, (pointer, want, _, _) in zip(arguments, checks)])
+
+        return launch
+
+    def _run_cpu(self, name: str, arguments) -> None:
+        raw = [
+            (ctypes.c_void_p(v.ctypes.data if v is not None else None) if pointer else want[0](v))
+            for v, pointer, want in arguments
+        ]
+        getattr(self.library, name)(*raw)
+
+    def _run_gpu(self, name: str, arguments) -> None:
+        n = int(arguments[0][0])
+        if n:
+            raw = tuple((v if v is not None else np.intp(0)) if pointer else want[1](v) for v, pointer, want in arguments)
+            self.module.get_function(name)((min((n + BLOCK - 1) // BLOCK, 1 << 20),), (BLOCK,), raw)
+
+
+_loaded: list[ctypes.CDLL] = []
+
+
+def compiler() -> list[str]:
+    """The command of the host's C++ compiler: $CXX, g++, clang++, c++, or the zig wheel's. Raises BackendError."""
+    for candidate in (os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if candidate and shutil.which(candidate.split()[0]):
+            return candidate.split()
+    try:
+        import ziglang  # noqa: F401
+    except ImportError:
+        raise BackendError(NO_COMPILER) from None
+    return [sys.executable, "-m", "ziglang", "c++"]
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: $CAFFELITE_CACHE, else caffelite/ in the user's cache folder."""
+    if os.environ.get("CAFFELITE_CACHE"):
+        return Path(os.environ["CAFFELITE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "caffelite"
+
+
+def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
+    """Compile a kernel text to a shared library, or find it in the cache. Raises BackendError with the compiler's words."""
+    command = compiler()
+    openmp = [] if "ziglang" in command else ["-fopenmp"]
+    # contraction into fused multiply-adds is off so that numpy, CPU kernels and GPU kernels round alike
+    flags = ["-O3", "-march=native", *openmp, "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", *defines]
+    key = hashlib.sha256(repr((text, flags, _compiler_version(tuple(command)), _cpu())).encode()).hexdigest()[:20]
+    folder = cache_folder() / "kernels"
+    library = folder / f"{family}-{key}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        file, built = Path(work) / f"{family}.cc", Path(work) / "built.so"
+        file.write_text(text)
+        run = subprocess.run([*command, *flags, str(file), "-o", str(built)], capture_output=True, text=True)
+        if run.returncode:
+            raise BackendError(f"{' '.join(command)} could not compile the {family} kernels:\n{run.stderr[-2000:]}")
+        os.replace(built, library)  # atomic: two processes may build at once
+    return library
+
+
+@functools.cache
+def _compiler_version(command: tuple[str, ...]) -> str:
+    return subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+
+
+@functools.cache
+def _cpu() -> str:
+    try:
+        m = re.search(r"^(flags|Features).*$", Path("/proc/cpuinfo").read_text(), re.M)
+        return m[0] if m else platform.processor()
+    except OSError:
+        return platform.processor()

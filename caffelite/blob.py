@@ -1,0 +1,162 @@
+"""A blob: a float32 array and its diff, on the host, on the GPU, or on both."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from caffelite import backend
+from caffelite.errors import NetError
+
+MAX_COUNT = 2**31 - 1
+
+
+class Memory:
+    """A run of float32 numbers, allocated when first touched and copied between host and GPU when needed.
+
+    It starts as zeros, or as what `initial` (a function of the numpy array) writes into them.
+    """
+
+    __slots__ = ("size", "initial", "_host", "_device", "_newest")
+
+    def __init__(self, size: int):
+        self.size = size
+        self.initial = None
+        self._host = self._device = None
+        self._newest = None
+
+    @property
+    def allocated(self) -> bool:
+        """True once anything has touched the memory."""
+        return self._newest is not None
+
+    def host(self) -> np.ndarray:
+        """The numbers as a numpy array, which becomes the newest copy."""
+        if self._host is None:
+            self._host = np.zeros(self.size, np.float32)
+        if self._newest is None and self.initial:
+            self.initial(self._host)
+            self.initial = None
+        if self._newest == "device":
+            self._device.get(out=self._host)
+        self._newest = "host"
+        return self._host
+
+    def array(self):
+        """The numbers as an array of the current backend, which becomes the newest copy."""
+        if not backend.on_gpu() or self.initial:
+            self.host()
+        if not backend.on_gpu():
+            return self._host
+        if self._device is None:
+            self._device = backend.xp.zeros(self.size, np.float32)
+        if self._newest == "host":
+            self._device.set(self._host)
+        self._newest = "device"
+        return self._device
+
+
+class Blob:
+    """An N-dimensional array of float32 with a diff of the same shape.
+
+    `data` and `diff` are numpy views, as in pycaffe; asking for one makes the host's copy the newest.
+    `array` and `gradient` are the same numbers on the current backend: what layers compute with.
+    Memory is allocated when first asked for, so that a diff nobody needs costs nothing.
+    """
+
+    def __init__(self, *shape: int):
+        self._shape: tuple[int, ...] = (0,)
+        self.data_memory = Memory(0)
+        self.diff_memory = Memory(0)
+        if shape:
+            self.reshape(*shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self._shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self._shape)
+
+    def reshape(self, *shape: int) -> None:
+        """Change the shape; the memory (and so the data) is kept if the new shape fits into it. Raises NetError."""
+        shape = tuple(int(d) for d in shape)
+        if any(d < 0 for d in shape):
+            raise NetError(f"blob shape {shape}: a dimension is negative")
+        count = math.prod(shape)
+        if count > MAX_COUNT:
+            raise NetError(f"blob shape {shape}: {count} elements, at most {MAX_COUNT} are possible")
+        self._shape = shape
+        if count > self.data_memory.size:
+            self.data_memory = Memory(count)
+        if count > self.diff_memory.size:
+            self.diff_memory = Memory(count)
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._view(self.data_memory.host())
+
+    @property
+    def diff(self) -> np.ndarray:
+        return self._view(self.diff_memory.host())
+
+    def fill_later(self, fill) -> None:
+        """Have `fill(numpy view of the data)` run when the data is first touched, unless it is assigned before."""
+        shape, count = self._shape, self.count
+        self.data_memory.initial = lambda flat: fill(flat[:count].reshape(shape))
+
+    def assign(self, values: np.ndarray) -> None:
+        """Set the data, broadcasting `values`; a fill that is still due is dropped."""
+        self.data_memory.initial = None
+        self.data[...] = values
+
+    @property
+    def array(self):
+        """The data on the current backend (numpy or CuPy)."""
+        return self._view(self.data_memory.array())
+
+    @property
+    def gradient(self):
+        """The diff on the current backend (numpy or CuPy)."""
+        return self._view(self.diff_memory.array())
+
+    def _view(self, flat):
+        return flat[: self.count].reshape(self._shape)
+
+    def share_data(self, other: Blob) -> None:
+        """Use the other blob's data memory. The counts must be equal."""
+        self.data_memory = other.data_memory
+
+    def share_diff(self, other: Blob) -> None:
+        """Use the other blob's diff memory. The counts must be equal."""
+        self.diff_memory = other.diff_memory
+
+    def axis(self, index: int) -> int:
+        """The axis as a number from 0, where a negative one counts from the end. Raises IndexError."""
+        if not -self.ndim <= index < self.ndim:
+            raise IndexError(f"axis {index} is out of range for a {self.ndim}-D blob of shape {self._shape}")
+        return index % self.ndim if self.ndim else 0
+
+    def count_from(self, start: int, end: int | None = None) -> int:
+        """Number of elements of axes start..end-1."""
+        return math.prod(self._shape[start:end])
+
+    def _legacy(self, index: int) -> int:
+        if self.ndim > 4:
+            raise NetError(f"a blob of shape {self._shape} has no num, channels, height, width: it has over 4 axes")
+        return self._shape[index] if index < self.ndim else 1
+
+    num = property(lambda self: self._legacy(0))
+    channels = property(lambda self: self._legacy(1))
+    height = property(lambda self: self._legacy(2))
+    width = property(lambda self: self._legacy(3))
+
+    def __repr__(self) -> str:
+        return f"<Blob {' x '.join(map(str, self._shape)) or 'scalar'}>"
