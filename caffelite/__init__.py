@@ -1,0 +1,70 @@
+"""caffelite: Caffe's layer graphs from prototxt files on numpy or CuPy. `import caffelite as caffe` gives pycaffe's names."""
+
+import sys
+
+from caffelite import io, net_spec, proto
+from caffelite.backend import set_device, set_mode_cpu, set_mode_gpu
+from caffelite.backend.kernels import set_threads
+from caffelite.backend.random import set_random_seed
+from caffelite.blob import Blob
+from caffelite.classifier import Classifier
+from caffelite.detector import Detector
+from caffelite.errors import CaffeliteError
+from caffelite.layer import Layer, layer_type_list, register
+from caffelite.net import TEST, TRAIN, LoadReport, Net
+from caffelite.net_spec import NetSpec, layers, params, to_proto
+from caffelite.solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    Solver,
+    get_solver,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Blob",
+    "CaffeliteError",
+    "Classifier",
+    "Detector",
+    "Layer",
+    "LoadReport",
+    "NesterovSolver",
+    "Net",
+    "NetSpec",
+    "RMSPropSolver",
+    "SGDSolver",
+    "Solver",
+    "get_solver",
+    "install_as_caffe",
+    "io",
+    "layer_type_list",
+    "layers",
+    "net_spec",
+    "params",
+    "proto",
+    "register",
+    "set_device",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_random_seed",
+    "set_threads",
+    "to_proto",
+]
+
+
+def install_as_caffe() -> None:
+    """Let `import caffe` (and caffe.io, caffe.proto.caffe_pb2, ...) give caffelite from now on in this process."""
+    prefix = __name__ + "."
+    for name, module in list(sys.modules.items()):
+        if name == __name__ or name.startswith(prefix):
+            sys.modules["caffe" + name[len(__name__) :]] = module

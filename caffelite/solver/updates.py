@@ -1,0 +1,116 @@
+"""The six update rules: how a gradient and the history change the weights. Each is one kernel (kernels/update.cu)."""
+
+from __future__ import annotations
+
+import math
+
+from caffelite.backend.kernels import kernels
+from caffelite.blob import Blob
+from caffelite.errors import SolverError
+
+
+class SGD:
+    """h = momentum * h + rate * g;  w -= h. The rate is inside the history: a rate drop does not rescale old momentum."""
+
+    kernel = "sgd"
+    histories = 1
+
+    def __init__(self, param, where: str = "solver"):
+        self.param = param
+        self.where = where
+        self.check()
+
+    def check(self) -> None:
+        """Raise SolverError for settings that the rule cannot use."""
+
+    def expect(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise SolverError(f"{self.where}: {type(self).__name__}: {message}")
+
+    def rate(self, rate: float, iteration: int) -> float:
+        """The rate that the kernel gets, from the policy's rate times lr_mult."""
+        return rate
+
+    def constants(self) -> tuple[float, ...]:
+        """The rule's own numbers, in the order of the kernel's last arguments."""
+        return (self.param.momentum,)
+
+    def update(
+        self, blob: Blob, history: list[Blob], scale: float, decay: float, l1: bool, rate: float, iteration: int
+    ) -> None:
+        """Change one parameter from its diff. g = scale * diff + decay * (w or sign w)."""
+        arrays = [h.array.ravel() for h in history]
+        getattr(kernels("update"), self.kernel)(
+            blob.count,
+            blob.array.ravel(),
+            blob.gradient.ravel(),
+            *arrays,
+            scale,
+            decay,
+            int(l1),
+            self.rate(rate, iteration),
+            *self.constants(),
+        )
+
+
+class Nesterov(SGD):
+    """h' = momentum * h + rate * g;  w -= (1 + momentum) * h' - momentum * h."""
+
+    kernel = "nesterov"
+
+
+class AdaGrad(SGD):
+    """h += g^2;  w -= rate * g / (sqrt(h) + delta)."""
+
+    kernel = "adagrad"
+
+    def check(self) -> None:
+        self.expect(self.param.momentum == 0, f"momentum must be 0, actual {self.param.momentum:g}")
+
+    def constants(self) -> tuple[float, ...]:
+        return (self.param.delta,)
+
+
+class RMSProp(SGD):
+    """h = rms_decay * h + (1 - rms_decay) * g^2;  w -= rate * g / (sqrt(h) + delta)."""
+
+    kernel = "rmsprop"
+
+    def check(self) -> None:
+        self.expect(self.param.momentum == 0, f"momentum must be 0, actual {self.param.momentum:g}")
+        self.expect(0 <= self.param.rms_decay < 1, f"rms_decay must be in [0, 1), actual {self.param.rms_decay:g}")
+
+    def constants(self) -> tuple[float, ...]:
+        return (self.param.rms_decay, self.param.delta)
+
+
+class AdaDelta(SGD):
+    """u = g * sqrt((delta + mean u^2) / (delta + mean g^2));  w -= rate * u. Means decay by momentum."""
+
+    kernel = "adadelta"
+    histories = 2
+
+    def constants(self) -> tuple[float, ...]:
+        return (self.param.momentum, self.param.delta)
+
+
+class Adam(SGD):
+    """m, v: means of g and g^2;  w -= rate * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + delta)."""
+
+    kernel = "adam"
+    histories = 2
+
+    def check(self) -> None:
+        for name in ("momentum", "momentum2"):
+            value = getattr(self.param, name)
+            self.expect(0 <= value < 1, f"{name} must be in [0, 1), actual {value:g}")
+
+    def rate(self, rate: float, iteration: int) -> float:
+        t = iteration + 1
+        return rate * math.sqrt(1 - self.param.momentum2**t) / (1 - self.param.momentum**t)
+
+    def constants(self) -> tuple[float, ...]:
+        return (self.param.momentum, self.param.momentum2, self.param.delta)
+
+
+RULES = {rule.__name__: rule for rule in (SGD, Nesterov, AdaGrad, RMSProp, AdaDelta, Adam)}
