@@ -51,6 +51,29 @@ def on_gpu() -> bool:
     return _module is not np
 
 
+def synchronize() -> None:
+    """Wait until the GPU has done all that was launched; nothing on a CPU."""
+    if on_gpu():
+        _module.cuda.get_current_stream().synchronize()
+
+
+def describe_gpus() -> list[str]:
+    """Lines that tell what was found of CUDA: cards, driver, CUDA, CuPy; or why a GPU cannot be used."""
+    try:
+        cupy = _import_cupy()
+    except BackendError as e:
+        return [f"GPU: none usable: {e}"]
+    runtime = cupy.cuda.runtime
+    lines = [f"CuPy {cupy.__version__}, CUDA runtime {runtime.runtimeGetVersion()}, driver {runtime.driverGetVersion()}"]
+    for i in range(runtime.getDeviceCount()):
+        p = runtime.getDeviceProperties(i)
+        lines.append(
+            f"GPU {i}: {p['name'].decode()}, compute capability {p['major']}.{p['minor']}, "
+            f"{p['totalGlobalMem'] / 2**30:.1f} GiB"
+        )
+    return lines
+
+
 def to_host(array) -> np.ndarray:
     """The array as a numpy array (itself, if it is one)."""
     return array if isinstance(array, np.ndarray) else array.get()

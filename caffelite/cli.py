@@ -1,0 +1,256 @@
+"""The command `caffelite`: train, test, time, summary, draw and device_query, with the options of the `caffe` binary."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import signal
+import statistics
+import sys
+import time
+
+import numpy as np
+
+import caffelite
+from caffelite import backend, draw, proto
+from caffelite.backend import kernels
+from caffelite.errors import CaffeliteError
+from caffelite.net import TEST, TRAIN, Net
+from caffelite.solver import get_solver
+
+PHASES = {"TRAIN": TRAIN, "TEST": TEST}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for wrong options."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        kernels.set_threads(getattr(options, "threads", 0))
+        _select_device(getattr(options, "gpu", None))
+        return options.run(options) or 0
+    except CaffeliteError as e:
+        print(f"caffelite: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="caffelite", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str, *groups: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if "device" in groups:
+            sub.add_argument("--gpu", metavar="N", help="compute on GPU N (default: on the CPU)")
+            sub.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
+        if "net" in groups:
+            sub.add_argument("--model", required=True, metavar="FILE", help="net prototxt")
+            sub.add_argument("--phase", choices=PHASES, default=None, help="default: TRAIN for time, else TEST")
+            sub.add_argument("--level", type=int, default=0, metavar="N", help="level of the net's state")
+            sub.add_argument("--stage", default="", metavar="A,B", help="stages of the net's state")
+        if "weights" in groups:
+            sub.add_argument("--weights", default="", metavar="FILE", help=".caffemodel, or several with commas")
+        return sub
+
+    sub = command("train", train, "Train, or fine-tune from --weights, or continue from --snapshot.", "device", "weights")
+    sub.add_argument("--solver", required=True, metavar="FILE", help="solver prototxt")
+    sub.add_argument("--snapshot", default="", metavar="FILE", help="continue from this .solverstate")
+    sub.add_argument("--level", type=int, default=0, metavar="N", help="level of the train net's state")
+    sub.add_argument("--stage", default="", metavar="A,B", help="stages of the train net's state")
+    effects = ("snapshot", "stop", "none")
+    sub.add_argument("--sigint_effect", choices=effects, default="stop", help="what Ctrl-C does (default: stop)")
+    sub.add_argument("--sighup_effect", choices=effects, default="snapshot", help="what SIGHUP does (default: snapshot)")
+
+    sub = command("test", test, "Score a net: the mean of its outputs over --iterations passes.", "device", "net", "weights")
+    sub.add_argument("--iterations", type=int, default=50, metavar="N", help="passes to average (default: 50)")
+
+    sub = command("time", time_net, "Time every layer forward and backward.", "device", "net", "weights")
+    sub.add_argument("--iterations", type=int, default=50, metavar="N", help="passes to time (default: 50)")
+
+    command("summary", summary, "Print layers, shapes, parameters, multiply-adds and memory.", "net")
+
+    sub = command("draw", draw_net, "Draw a net as a picture (needs graphviz) or a .dot file.", "net")
+    sub.add_argument("output", metavar="OUTPUT", help="picture to write: .png, .svg, .pdf or .dot")
+    sub.add_argument("--rankdir", default="LR", choices=("LR", "TB", "BT", "RL"), help="direction (default: LR)")
+
+    command("device_query", device_query, "Print the CPU and the GPU stack: what was found and what would be used.")
+    return parser
+
+
+def train(options) -> None:
+    """caffelite train"""
+    if options.weights and options.snapshot:
+        raise CaffeliteError("give either --weights (to fine-tune) or --snapshot (to continue), not both")
+    param = proto.read_solver(options.solver)
+    param.train_state.level = options.level
+    param.train_state.stage.extend(_stages(options))
+    if not param.HasField("snapshot_prefix"):
+        param.snapshot_prefix = os.path.splitext(options.solver)[0]
+    solver = get_solver(param)
+    for path in filter(None, options.weights.split(",")):
+        print(solver.net.copy_from(path))
+        for net in solver.test_nets:
+            net.copy_from(path)
+    solver.set_action(_Signals(options.sigint_effect, options.sighup_effect))
+    solver.solve(options.snapshot or None)
+
+
+class _Signals:
+    """Turns SIGINT and SIGHUP into solver actions; a second SIGINT stops the process at once."""
+
+    def __init__(self, sigint_effect: str, sighup_effect: str):
+        self.effects = {signal.SIGINT: sigint_effect}
+        if hasattr(signal, "SIGHUP"):
+            self.effects[signal.SIGHUP] = sighup_effect
+        self.pending = None
+        for number in self.effects:
+            signal.signal(number, self._note)
+
+    def _note(self, number, frame) -> None:
+        effect = self.effects[number]
+        if effect != "none":
+            self.pending = effect
+        if number == signal.SIGINT and effect == "stop":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __call__(self):
+        pending, self.pending = self.pending, None
+        return pending
+
+
+def test(options) -> None:
+    """caffelite test"""
+    net = _net(options, "TEST")
+    sums: dict[str, np.ndarray] = {}
+    total = 0.0
+    for i in range(options.iterations):
+        total += net._forward(0, len(net.layers) - 1)
+        for name in net.outputs:
+            values = net.blobs[name].data.astype(np.float64)
+            print(f"Batch {i}, {name} = {_numbers(values)}")
+            sums[name] = sums.get(name, 0) + values
+    print(f"Loss: {total / options.iterations:.6g}")
+    for name, value in sums.items():
+        weight = net.blob_loss_weights[name]
+        mean = value / options.iterations
+        note = f" (* {weight:g} = {_numbers(weight * mean)} loss)" if weight else ""
+        print(f"{name} = {_numbers(mean)}{note}")
+
+
+def _numbers(values: np.ndarray) -> str:
+    return " ".join(f"{v:.6g}" for v in np.ravel(values))
+
+
+def time_net(options) -> None:
+    """caffelite time: per layer, the median over the passes after one to warm up."""
+    net = _net(options, "TRAIN")
+    synchronize = backend.synchronize
+    forward = {n: [] for n in range(len(net.layers))}
+    backward = {n: [] for n in range(len(net.layers))}
+    for i in range(options.iterations + 1):
+        for times, order, run in (
+            (forward, range(len(net.layers)), lambda k: net._forward(k, k)),
+            (backward, reversed(range(len(net.layers))), lambda k: net._backward(k, k)),
+        ):
+            for k in order:
+                synchronize()
+                start = time.perf_counter()
+                run(k)
+                synchronize()
+                if i:
+                    times[k].append((time.perf_counter() - start) * 1e3)
+    totals = [sum(statistics.median(t) for t in times.values()) for times in (forward, backward)]
+    print(f"{'layer':32} {'type':20} {'forward ms':>11} {'backward ms':>12} {'share':>6}")
+    for k, layer in enumerate(net.layers):
+        f, b = statistics.median(forward[k]), statistics.median(backward[k])
+        print(f"{layer.name:32.32} {layer.type:20.20} {f:11.3f} {b:12.3f} {(f + b) / max(sum(totals), 1e-9):6.1%}")
+    print(f"{'all layers':53} {totals[0]:11.3f} {totals[1]:12.3f}")
+    print(f"median of {options.iterations} passes on {_machine()}")
+
+
+def summary(options) -> None:
+    """caffelite summary"""
+    net = _net(options, "TEST")
+    print(f"{'layer':32} {'type':20} {'top shapes':32} {'parameters':>12} {'multiply-adds':>14}")
+    parameters = operations = 0
+    owned = {id(p.blob) for p in net.learnable_params}
+    for i, layer in enumerate(net.layers):
+        count = sum(b.count for b in layer.blobs if id(b) in owned)
+        work = _multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
+        shapes = ", ".join("x".join(map(str, b.shape)) or "1" for b in net.top_blobs[i])
+        print(f"{layer.name:32.32} {layer.type:20.20} {shapes:32} {count:12,} {work:14,}")
+        parameters += count
+        operations += work
+    memories = {id(b.data_memory): b.data_memory.size for b in net._blobs}
+    print(f"{len(net.layers)} layers, {parameters:,} parameters ({parameters * 4 / 2**20:,.1f} MiB), "
+          f"{operations / 1e9:,.3f} G multiply-adds, {sum(memories.values()) * 4 / 2**20:,.1f} MiB of blobs")
+
+
+def _multiply_adds(layer, bottom, top) -> int:
+    """Multiply-adds of a forward pass through a layer of weights; 0 for the others."""
+    if not layer.blobs or not bottom:
+        return 0
+    weights = layer.blobs[0]
+    if "Deconvolution" in layer.type:
+        return sum(weights.count * b.count // b.shape[1] for b in bottom)
+    if "Convolution" in layer.type:
+        return sum(weights.count * t.count // t.shape[1] for t in top)
+    if layer.type == "InnerProduct":
+        return top[0].count * bottom[0].count // max(1, top[0].count // layer.param.inner_product_param.num_output)
+    return 0
+
+
+def draw_net(options) -> None:
+    """caffelite draw"""
+    net, _ = proto.read_net(options.model)
+    draw.draw_net_to_file(net, options.output, options.rankdir, PHASES.get(options.phase))
+    print(f"wrote {options.output}")
+
+
+def device_query(options) -> None:
+    """caffelite device_query"""
+    print(f"caffelite {caffelite.__version__}, Python {platform.python_version()}, numpy {np.__version__}")
+    print(f"CPU: {_machine()}")
+    try:
+        print(f"C++ compiler: {' '.join(kernels.compiler())}; compiled kernels in {kernels.cache_folder()}")
+    except CaffeliteError as e:
+        print(f"C++ compiler: {e}")
+    for line in backend.describe_gpus():
+        print(line)
+
+
+def _net(options, phase: str) -> Net:
+    net = Net(options.model, PHASES[options.phase or phase], level=options.level, stages=_stages(options))
+    for path in filter(None, getattr(options, "weights", "").split(",")):
+        print(net.copy_from(path))
+    return net
+
+
+def _stages(options) -> list[str]:
+    return [s for s in options.stage.split(",") if s]
+
+
+def _select_device(gpu: str | None) -> None:
+    if gpu is None:
+        backend.set_mode_cpu()
+        return
+    if not gpu.isdigit():
+        raise CaffeliteError(f"--gpu expected the number of one GPU, actual {gpu!r}")
+    backend.set_mode_gpu()
+    backend.set_device(int(gpu))
+
+
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as f:
+            name = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {kernels.threads()} thread(s)"
