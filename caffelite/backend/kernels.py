@@ -60,11 +60,15 @@ def families() -> list[str]:
 
 
 def source(family: str) -> str:
-    """The shim and the text of a family, as both compilers see it."""
+    """The shim and the text of a family with the headers beside it, as both compilers see it."""
     path = SOURCES / f"{family}.cu"
     if not path.exists():
         path = SOURCES / f"{family}.cc"
-    return (SOURCES / "shim.h").read_text() + f'#line 1 "{path.name}"\n' + path.read_text()
+    headers, text = [SOURCES / "shim.h"], path.read_text()
+    headers += [SOURCES / name for name in re.findall(r'^#include "(\w+\.h)"$', text, re.M)]
+    text = re.sub(r'^#include "\w+\.h"$', "", text, flags=re.M)
+    files = [(header.name, header.read_text()) for header in headers] + [(path.name, text)]
+    return "".join(f'#line 1 "{name}"\n{text}' for name, text in files)
 
 
 def signatures(text: str) -> dict[str, list[tuple[str, bool, bool, str]]]:
@@ -103,7 +107,9 @@ class KernelFamily:
 
     def __init__(self, family: str, defines: tuple[str, ...] = ()):
         self.family = family
-        self.defines = defines
+        # text for the CPU alone has no GPU twin to round like: it may fuse multiply-adds
+        contract = () if (SOURCES / f"{family}.cu").exists() else ("-ffp-contract=fast",)
+        self.defines = (*contract, *defines)
         self.source = source(family)
         self.signatures = signatures(self.source)
 

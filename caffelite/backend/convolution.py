@@ -1,0 +1,165 @@
+"""Convolution over one, two or three axes: compiled implicit matrix products on a CPU, im2col and matmul elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from caffelite.backend import xp
+from caffelite.backend.gemm import gemm
+from caffelite.backend.kernels import kernels
+
+AXES = 3
+
+
+class Convolution:
+    """Convolution with one pad, stride and dilation (pixels) per spatial axis, and groups.
+
+    x: (N, C, *spatial), w: (O, C / groups, *kernel), y: (N, O, *output_shape), bias: (O,); all C-contiguous float32 of
+    one machine. On the CPU the bits do not depend on the number of threads.
+    """
+
+    def __init__(self, pad: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int = 1):
+        if not len(pad) == len(stride) == len(dilation) <= AXES:
+            raise ValueError(
+                f"convolution: expected pad, stride and dilation for each of up to {AXES} axes, "
+                f"actual {tuple(pad)}, {tuple(stride)}, {tuple(dilation)}"
+            )
+        if min(pad) < 0 or min(stride) < 1 or min(dilation) < 1 or groups < 1:
+            raise ValueError(
+                f"convolution: expected pad >= 0, stride, dilation and groups >= 1, "
+                f"actual {tuple(pad)}, {tuple(stride)}, {tuple(dilation)}, {groups}"
+            )
+        self.pad, self.stride, self.dilation = tuple(pad), tuple(stride), tuple(dilation)
+        self.groups = groups
+
+    def output_shape(self, x_shape: Sequence[int], w_shape: Sequence[int]) -> tuple[int, ...]:
+        """(N, O, *spatial) of the convolution's output. Raises ValueError where x and w do not fit each other."""
+        x_shape, w_shape = tuple(x_shape), tuple(w_shape)
+        if len(x_shape) != len(self.pad) + 2 or len(w_shape) != len(x_shape):
+            raise ValueError(f"convolution over {len(self.pad)} axes: actual x {x_shape}, w {w_shape}")
+        if x_shape[1] != w_shape[1] * self.groups or w_shape[0] % self.groups:
+            raise ValueError(
+                f"convolution in {self.groups} groups: expected w (O, {x_shape[1]} / {self.groups}, ...) with O a "
+                f"multiple of {self.groups}, actual x {x_shape}, w {w_shape}"
+            )
+        spatial = tuple(
+            (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, pad, stride, dilation in zip(
+                x_shape[2:], w_shape[2:], self.pad, self.stride, self.dilation
+            )
+        )
+        if min(spatial) < 1:
+            raise ValueError(
+                f"convolution: a kernel {w_shape[2:]} with dilation {self.dilation} does not fit into an image "
+                f"{x_shape[2:]} padded by {self.pad}"
+            )
+        return (x_shape[0], w_shape[0], *spatial)
+
+    def forward(self, x, w, bias, y) -> None:
+        """y = x * w + bias; `bias` may be None."""
+        self._check(x, w, y)
+        implementation(x).forward(self, x, w, bias, y)
+
+    def backward_data(self, dy, w, dx) -> None:
+        """dx = the gradient to x of sum(dy * y); the forward pass of a deconvolution."""
+        self._check(dx, w, dy)
+        implementation(dy).backward_data(self, dy, w, dx)
+
+    def backward_weight(self, x, dy, dw) -> None:
+        """dw += the gradient to w of sum(dy * y)."""
+        self._check(x, dw, dy)
+        implementation(x).backward_weight(self, x, dy, dw)
+
+    def backward_bias(self, dy, db) -> None:
+        """db += the gradient to the bias: dy summed over images and pixels."""
+        if isinstance(dy, np.ndarray):
+            kernels("convolution").convolution_backward_bias(dy.shape[0], dy.shape[1], math.prod(dy.shape[2:]), dy, db)
+        else:
+            db += dy.sum(axis=(0, *range(2, dy.ndim)))
+
+    def _check(self, x, w, y) -> None:
+        expected = self.output_shape(x.shape, w.shape)
+        if y.shape != expected:
+            raise ValueError(f"convolution: expected an output {expected}, actual {y.shape}")
+
+
+def implementation(array):
+    """The way to convolve arrays like this one: where a backend for a machine is chosen."""
+    return ImplicitGemm if isinstance(array, np.ndarray) and array.ndim <= 4 else Im2col
+
+
+class ImplicitGemm:
+    """The compiled convolution of kernels/convolution.cc: one or two axes on the CPU."""
+
+    @staticmethod
+    def forward(convolution: Convolution, x, w, bias, y) -> None:
+        kernels("convolution").convolution_forward(_geometry(convolution, x, w, y), x, w, bias, y)
+
+    @staticmethod
+    def backward_data(convolution: Convolution, dy, w, dx) -> None:
+        kernels("convolution").convolution_backward_data(_geometry(convolution, dx, w, dy), dy, w, dx)
+
+    @staticmethod
+    def backward_weight(convolution: Convolution, x, dy, dw) -> None:
+        kernels("convolution").convolution_backward_weight(_geometry(convolution, x, dw, dy), x, dy, dw)
+
+
+class Im2col:
+    """Columns written out, image by image, and a matrix product for each group: any machine, up to three axes."""
+
+    @staticmethod
+    def forward(convolution: Convolution, x, w, bias, y) -> None:
+        columns, arguments = _columns(convolution, x, w, y)
+        kernel, groups = w.reshape(convolution.groups, -1, columns.shape[1]), range(convolution.groups)
+        for image, out in zip(x, y.reshape(len(y), convolution.groups, kernel.shape[1], -1)):
+            kernels("im2col").im2col(columns.size, image, columns, *arguments)
+            for group in groups:
+                gemm(kernel[group], columns[group], out[group])
+        if bias is not None:
+            y += bias.reshape(-1, *(1,) * (y.ndim - 2))
+
+    @staticmethod
+    def backward_data(convolution: Convolution, dy, w, dx) -> None:
+        columns, arguments = _columns(convolution, dx, w, dy)
+        kernel, groups = w.reshape(convolution.groups, -1, columns.shape[1]), range(convolution.groups)
+        for image, out in zip(dx, dy.reshape(len(dy), convolution.groups, kernel.shape[1], -1)):
+            for group in groups:
+                gemm(kernel[group], out[group], columns[group], transpose_a=True)
+            kernels("im2col").col2im(image.size, columns, image, *arguments)
+
+    @staticmethod
+    def backward_weight(convolution: Convolution, x, dy, dw) -> None:
+        columns, arguments = _columns(convolution, x, dw, dy)
+        kernel, groups = dw.reshape(convolution.groups, -1, columns.shape[1]), range(convolution.groups)
+        for image, out in zip(x, dy.reshape(len(dy), convolution.groups, kernel.shape[1], -1)):
+            kernels("im2col").im2col(columns.size, image, columns, *arguments)
+            for group in groups:
+                gemm(out[group], columns[group], kernel[group], transpose_b=True, accumulate=True)
+
+
+def _geometry(convolution: Convolution, x, w, y) -> np.ndarray:
+    """The struct Geometry of kernels/convolution.cc; one axis is two, the first of which has one row."""
+    c = convolution
+    head = [*x.shape[:2], *_lift(x.shape[2:], 2), y.shape[1], c.groups]
+    return np.array([*head, *_sizes(c, w, 2), *_lift(y.shape[2:], 2)], np.int32)
+
+
+def _columns(convolution: Convolution, x, w, y):
+    """Room for one image's columns (groups, taps, pixels), and the sizes that the im2col kernels want."""
+    columns = xp.empty((convolution.groups, math.prod(w.shape[1:]), math.prod(y.shape[2:])), np.float32)
+    return columns, (*_lift(x.shape[2:], AXES), *_sizes(convolution, w, AXES), *_lift(y.shape[2:], AXES))
+
+
+def _sizes(convolution: Convolution, w, axes: int) -> tuple[int, ...]:
+    """Kernel, stride, pad and dilation for so many axes."""
+    c = convolution
+    return (
+        *_lift(w.shape[2:], axes), *_lift(c.stride, axes), *_lift(c.pad, axes, 0), *_lift(c.dilation, axes)
+    )  # fmt: skip
+
+
+def _lift(values: Sequence[int], axes: int, fill: int = 1) -> tuple[int, ...]:
+    return (fill,) * (axes - len(values)) + tuple(values)

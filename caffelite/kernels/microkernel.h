@@ -1,0 +1,118 @@
+/* The inner loops of gemm and convolution: a block of ROWS x WIDTH sums held in registers, on the compiler's own vectors.
+   Every sum runs over k in one fixed order, so that the bits depend on neither the threads nor the place in a block.
+   -DVECTOR_BYTES=32 or 16 forces a shorter vector than the machine's. */
+#ifndef VECTOR_BYTES
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#endif
+
+enum {
+  LANES = VECTOR_BYTES / 4,
+#if defined(__AVX512F__) || defined(__aarch64__) /* 32 vector registers */
+  VECTORS = 4,
+#else
+  VECTORS = 2,
+#endif
+  ROWS = 6,
+  WIDTH = LANES * VECTORS,
+  CHUNK = 512 /* sums are cut here: a panel of CHUNK x WIDTH stays in the second-level cache */
+};
+typedef float vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+
+DEVICE vec load(const float* p) { return *(const vec*)p; }
+DEVICE void store(float* p, vec v) { *(vec*)p = v; }
+
+/* Memory of a thread that is kept from call to call: fresh pages would cost more than the packing itself. */
+struct Scratch {
+  float* data = nullptr;
+  size_t size = 0;
+  float* get(size_t floats) {
+    if (floats > size) {
+      std::free(data);
+      size = floats;
+      data = (float*)std::malloc(size * sizeof(float));
+    }
+    return data;
+  }
+  ~Scratch() { std::free(data); }
+};
+
+/* Where a block of sums goes: element (r, c) lies at at[r * row + c * column]. */
+struct Target {
+  float* at;
+  long row, column;
+  bool add;          /* to what is there */
+  const float* bias; /* per row, or null */
+};
+
+/* target (+)= s v (+ bias), s: `rows` rows of k numbers, v: k rows of n <= vectors * LANES numbers at a pitch */
+template <int rows, int vectors>
+static void block(const float* s, long s_row, const float* v, long pitch, int k, int n, const Target& t) {
+  const float* row[rows];
+  for (int r = 0; r < rows; ++r) row[r] = s + r * s_row;
+  vec sum[rows][vectors];
+  for (int r = 0; r < rows; ++r)
+    for (int q = 0; q < vectors; ++q) sum[r][q] = vec{};
+  for (int i = 0; i < k; ++i, v += pitch) {
+    vec x[vectors];
+    for (int q = 0; q < vectors; ++q) x[q] = load(v + q * LANES);
+    for (int r = 0; r < rows; ++r)
+      for (int q = 0; q < vectors; ++q) sum[r][q] += row[r][i] * x[q];
+  }
+  if (t.bias)
+    for (int r = 0; r < rows; ++r)
+      for (int q = 0; q < vectors; ++q) sum[r][q] += t.bias[r];
+  if (t.column == 1 && n == vectors * LANES) {
+    for (int r = 0; r < rows; ++r)
+      for (int q = 0; q < vectors; ++q) {
+        float* p = t.at + r * t.row + q * LANES;
+        store(p, t.add ? load(p) + sum[r][q] : sum[r][q]);
+      }
+    return;
+  }
+  for (int r = 0; r < rows; ++r) {
+    float line[vectors * LANES];
+    for (int q = 0; q < vectors; ++q) store(line + q * LANES, sum[r][q]);
+    float* p = t.at + r * t.row;
+    if (t.add)
+      for (int c = 0; c < n; ++c) p[c * t.column] += line[c];
+    else
+      for (int c = 0; c < n; ++c) p[c * t.column] = line[c];
+  }
+}
+
+template <int rows>
+static void block_of_rows(const float* s, long s_row, const float* v, long pitch, int k, int n, const Target& t) {
+  switch ((n + LANES - 1) / LANES) {
+    case 1: return block<rows, 1>(s, s_row, v, pitch, k, n, t);
+    case 2: return block<rows, 2>(s, s_row, v, pitch, k, n, t);
+#if VECTOR_BYTES == 64 || defined(__AVX512F__) || defined(__aarch64__)
+    case 3: return block<rows, 3>(s, s_row, v, pitch, k, n, t);
+    case 4: return block<rows, 4>(s, s_row, v, pitch, k, n, t);
+#endif
+  }
+}
+
+/* The same for any number of rows: one panel v against all of s. */
+static void multiply(const float* s, long s_row, int rows, const float* v, long pitch, int k, int n, Target t) {
+  for (; rows > 0; rows -= ROWS, s += ROWS * s_row, t.at += ROWS * t.row, t.bias += t.bias ? ROWS : 0) switch (rows) {
+      case 1: block_of_rows<1>(s, s_row, v, pitch, k, n, t); break;
+      case 2: block_of_rows<2>(s, s_row, v, pitch, k, n, t); break;
+      case 3: block_of_rows<3>(s, s_row, v, pitch, k, n, t); break;
+      case 4: block_of_rows<4>(s, s_row, v, pitch, k, n, t); break;
+      case 5: block_of_rows<5>(s, s_row, v, pitch, k, n, t); break;
+      default: block_of_rows<ROWS>(s, s_row, v, pitch, k, n, t);
+    }
+}
+
+/* to (columns x rows) = from (rows x columns) transposed */
+static void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row) {
+  for (int c0 = 0; c0 < columns; c0 += 16)
+    for (int r = 0; r < rows; ++r)
+      for (int c = c0; c < min(c0 + 16, columns); ++c) to[c * to_row + r] = from[r * from_row + c];
+}
