@@ -1,0 +1,9 @@
+"""The module names that the originals' prototxts use for Python layers, and what stands for them here."""
+
+from caffelite.layers import python
+
+ALIASES = {
+    "roi_data_layer.layer": "detection.roi_data.layer",
+}
+
+python.module_aliases.update(ALIASES)

@@ -1,0 +1,119 @@
+"""The data layer of Fast R-CNN training (roi_data_layer/layer.py)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import yaml
+
+from caffelite.layer import Layer
+from detection.config import cfg
+from detection.roi_data.minibatch import ImageDraw, MinibatchSampler, Roidb, minibatch_blobs
+
+THREADS = 2
+AHEAD = 4
+
+
+class RoIDataLayer(Layer):
+    """Minibatches of a roidb: images, RoIs, labels and box targets.
+
+    Tops, by position: data (N, 3, H, W); rois (R, 5): image of the batch, x1, y1, x2, y2 in pixels of `data`; labels (R,);
+    and with TRAIN.BBOX_REG bbox_targets (R, 4 * num_classes) and bbox_loss_weights (the same shape; PFRCN's inside
+    weights), and if there is a sixth top, PFRCN's outside weights. `param_str` is YAML with `num_classes`.
+    Images are read ahead in threads; all draws are made in order, in one thread: the minibatches are the same either way.
+    """
+
+    exact_bottoms = 0
+
+    def setup(self, bottom, top):
+        try:
+            options = yaml.safe_load(self.param_str)
+            self.num_classes = int(options["num_classes"])
+        except (yaml.YAMLError, KeyError, TypeError, ValueError):
+            raise self.error(f"expected param_str: \"'num_classes': N\", actual {self.param_str!r}") from None
+        counts = (5, 6) if cfg.TRAIN.BBOX_REG else (3,)
+        self.expect(
+            len(top) in counts,
+            f"expected {' or '.join(map(str, counts))} tops with TRAIN.BBOX_REG {cfg.TRAIN.BBOX_REG}, actual {len(top)}",
+        )
+        for blob, shape in zip(top, ((1, 3, 1, 1), (1, 5), (1,), *[(1, 4 * self.num_classes)] * 3)):
+            blob.reshape(*shape)
+        self.sampler: MinibatchSampler | None = None
+        self.last_images: list[str] = []
+
+    def set_roidb(self, roidb: Roidb) -> None:
+        """Draw from this roidb from now on, seeded with RNG_SEED: the first epoch's order is drawn here."""
+        self.close()
+        self.sampler = MinibatchSampler(roidb, cfg.RNG_SEED)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._state = self.sampler.get_state()
+        self._source = Prefetcher(self._draw, self._load) if cfg.TRAIN.USE_PREFETCH else map(self._load, self._draws())
+
+    def _draw(self) -> tuple[list[ImageDraw], dict[str, np.ndarray]]:
+        return self.sampler.draw(), self.sampler.get_state()
+
+    def _draws(self) -> Iterator[tuple[list[ImageDraw], dict[str, np.ndarray]]]:
+        while True:
+            yield self._draw()
+
+    def _load(self, drawn):
+        draws, state = drawn
+        images = [self.sampler.roidb[draw.index]["image"] for draw in draws]
+        return minibatch_blobs(self.sampler.roidb, draws, self.num_classes), images, state
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """What decides the minibatches after the last one that `forward` gave out, whatever was read ahead."""
+        return self._state
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from a state of `get_state`."""
+        self.close()
+        self.sampler.set_state(state)
+        self._restart()
+
+    def close(self) -> None:
+        """Stop the threads that read ahead."""
+        source = getattr(self, "_source", None)
+        if isinstance(source, Prefetcher):
+            source.close()
+        self._source = None
+
+    def reshape(self, bottom, top):
+        pass
+
+    def forward(self, bottom, top):
+        self.expect(self.sampler is not None, "there is no roidb yet: call net.layers[i].set_roidb(roidb) first")
+        blobs, self.last_images, self._state = next(self._source)
+        arrays = list(blobs.values())
+        if len(top) == 6:
+            arrays.append((blobs["bbox_loss_weights"] > 0).astype(np.float32))
+        for blob, values in zip(top, arrays):
+            blob.reshape(*values.shape)
+            blob.data[...] = values
+
+
+class Prefetcher:
+    """Iterates over `load(draw())`, loading in threads up to AHEAD items ahead; `draw` is called in order, in one thread."""
+
+    def __init__(self, draw: Callable[[], Any], load: Callable[[Any], Any]):
+        self._draw, self._load = draw, load
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prefetch")
+        self._pending: deque = deque()
+
+    def __iter__(self) -> Prefetcher:
+        return self
+
+    def __next__(self) -> Any:
+        while len(self._pending) <= AHEAD:
+            self._pending.append(self._pool.submit(self._load, self._draw()))
+        return self._pending.popleft().result()
+
+    def close(self) -> None:
+        """Drop what was read ahead and wait for the threads to end."""
+        self._pool.shutdown(cancel_futures=True)

@@ -1,0 +1,152 @@
+"""Minibatches: which images and RoIs, in the original's order of random draws, and the blobs made of them.
+
+Drawing (`MinibatchSampler`) is cheap and strictly sequential; making the blobs (`minibatch_blobs`) is neither, and has no
+randomness in it. Source: minibatch.py and layer.py of Fast R-CNN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detection.config import ConfigError, cfg
+from detection.datasets.image import read_image
+from detection.errors import DatasetError
+from detection.roi_data.blob import image_scale, images_to_blob, resize, subtract_means
+
+Roidb = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ImageDraw:
+    """One image of a minibatch: its index in the roidb, the scale and the RoIs that were drawn."""
+
+    index: int
+    target_size: int
+    foreground: np.ndarray
+    background: np.ndarray
+
+
+class MinibatchSampler:
+    """Draws minibatches from a roidb with numpy's legacy RandomState: an epoch's order first, then per minibatch a
+    scale for each image, and image by image its foreground and its background RoIs.
+
+    The stream is that of `np.random.seed(seed)`, but the global generator is left alone.
+    """
+
+    def __init__(self, roidb: Roidb, seed: int):
+        t = cfg.TRAIN
+        if len(roidb) < t.IMS_PER_BATCH:
+            raise ConfigError(
+                f"TRAIN.IMS_PER_BATCH is {t.IMS_PER_BATCH}, but there are only {len(roidb)} training images "
+                "(mirror images included): lower it, or add images"
+            )
+        if t.BATCH_SIZE % t.IMS_PER_BATCH:
+            raise ConfigError(
+                f"TRAIN.BATCH_SIZE {t.BATCH_SIZE} is not a multiple of TRAIN.IMS_PER_BATCH {t.IMS_PER_BATCH}"
+            )
+        self.roidb = roidb
+        self.random = np.random.RandomState(seed)
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        self.permutation = self.random.permutation(np.arange(len(self.roidb)))
+        self.cursor = 0
+
+    def draw(self) -> list[ImageDraw]:
+        """The next minibatch."""
+        t = cfg.TRAIN
+        if self.cursor + t.IMS_PER_BATCH >= len(self.roidb):
+            self._shuffle()
+        indices = self.permutation[self.cursor : self.cursor + t.IMS_PER_BATCH]
+        self.cursor += t.IMS_PER_BATCH
+        scales = self.random.randint(0, high=len(t.SCALES), size=len(indices))
+        return [ImageDraw(int(i), t.SCALES[s], *self._draw_rois(self.roidb[i])) for i, s in zip(indices, scales)]
+
+    def _draw_rois(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        t = cfg.TRAIN
+        per_image = t.BATCH_SIZE // t.IMS_PER_BATCH
+        overlaps = entry["max_overlaps"]
+        foreground = np.flatnonzero(overlaps >= t.FG_THRESH)
+        wanted = min(int(np.round(t.FG_FRACTION * per_image)), len(foreground))
+        if len(foreground):
+            foreground = self.random.choice(foreground, size=wanted, replace=False)
+        background = np.flatnonzero((overlaps < t.BG_THRESH_HI) & (overlaps >= t.BG_THRESH_LO))
+        wanted = min(per_image - wanted, len(background))
+        if len(background):
+            background = self.random.choice(background, size=wanted, replace=False)
+        return foreground, background
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Everything that decides the coming minibatches, as arrays."""
+        _, keys, position, _, _ = self.random.get_state()
+        return {
+            "random_keys": keys.copy(),
+            "random_position": np.int64(position),
+            "permutation": self.permutation.copy(),
+            "cursor": np.int64(self.cursor),
+        }
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from a state of `get_state`. Raises ConfigError if it is of a roidb of another length."""
+        if len(state["permutation"]) != len(self.roidb):
+            raise ConfigError(
+                f"the saved order of images is of {len(state['permutation'])} images (mirror images included), "
+                f"but the training set has {len(self.roidb)}: resume with the same data set and options"
+            )
+        self.random.set_state(("MT19937", state["random_keys"], int(state["random_position"])))
+        self.permutation = np.array(state["permutation"])
+        self.cursor = int(state["cursor"])
+
+
+def minibatch_blobs(roidb: Roidb, draws: Sequence[ImageDraw], num_classes: int) -> dict[str, np.ndarray]:
+    """The blobs of a minibatch: data (N, 3, H, W), rois (R, 5), labels (R,), bbox_targets and bbox_loss_weights
+    (R, 4 * num_classes; not where TRAIN.BBOX_REG is off). Raises DatasetError."""
+    images, rois, labels, targets = [], [], [], []
+    for i, draw in enumerate(draws):
+        entry = roidb[draw.index]
+        image, scale = _scaled_image(entry, draw.target_size)
+        keep = np.concatenate((draw.foreground, draw.background))
+        image_labels = entry["max_classes"][keep]
+        image_labels[len(draw.foreground) :] = 0
+        images.append(image)
+        labels.append(image_labels)
+        boxes = entry["boxes"][keep].astype(np.float64) * scale
+        rois.append(np.hstack((np.full((len(keep), 1), i), boxes)).astype(np.float32))
+        if cfg.TRAIN.BBOX_REG:
+            targets.append(entry["bbox_targets"][keep])
+    blobs = {
+        "data": images_to_blob(images),
+        "rois": np.vstack(rois),
+        "labels": np.concatenate(labels).astype(np.float32),
+    }
+    if targets:
+        blobs["bbox_targets"], blobs["bbox_loss_weights"] = expand_targets(np.vstack(targets), num_classes)
+    return blobs
+
+
+def expand_targets(targets: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (R, 5: class, dx, dy, dw, dh) at their class's four columns of (R, 4 * num_classes), and weights 1 there."""
+    expanded = np.zeros((len(targets), num_classes, 4), np.float32)
+    weights = np.zeros_like(expanded)
+    matched = np.flatnonzero(targets[:, 0] > 0)
+    classes = targets[matched, 0].astype(int)
+    expanded[matched, classes] = targets[matched, 1:]
+    weights[matched, classes] = 1
+    return expanded.reshape(len(targets), -1), weights.reshape(len(targets), -1)
+
+
+def _scaled_image(entry: Mapping[str, Any], target_size: int) -> tuple[np.ndarray, float]:
+    image = read_image(entry["image"])
+    height, width = image.shape[:2]
+    if (width, height) != (entry["width"], entry["height"]):
+        raise DatasetError(
+            f"{entry['image']}: expected {entry['width']}x{entry['height']} pixels as annotated, actual {width}x{height}"
+        )
+    if entry["flipped"]:
+        image = image[:, ::-1]
+    scale = image_scale(height, width, target_size, cfg.TRAIN.MAX_SIZE)
+    return resize(subtract_means(image, cfg.pixel_means()), scale), scale
