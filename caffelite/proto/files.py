@@ -1,0 +1,94 @@
+"""Messages in files: text and binary, nets and solvers with old formats upgraded, and replacing a file in one step."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from google.protobuf.message import DecodeError, Message
+
+from caffelite.errors import FileFormatError, PrototxtError
+from caffelite.proto.schema import message
+from caffelite.proto.text import TextReader
+from caffelite.proto.upgrade import is_v0, resolve_snapshot_prefix, upgrade_net, upgrade_solver
+
+
+def read_text(path: str | Path, type_name: str) -> Message:
+    """The message `type_name` in a prototxt file. Raises PrototxtError, with file, line and column for bad text."""
+    return _read_text(path, type_name)[0]
+
+
+def read_binary(path: str | Path, type_name: str) -> Message:
+    """The message `type_name` in a binary file. Raises FileFormatError if it is missing or damaged."""
+    data = _read_bytes(path, FileFormatError)
+    try:
+        return message(type_name).FromString(data)
+    except DecodeError as error:
+        raise FileFormatError(f"{path}: no binary {type_name}, or a damaged one ({error})") from error
+
+
+def write_binary(path: str | Path, value: Message) -> None:
+    """Write a message in binary form; the file is complete or not there."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(value.SerializeToString())
+
+
+def read_net(path: str | Path) -> tuple[Message, list[int]]:
+    """The net of a prototxt file in today's form, and for each of its layers the line where the layer begins.
+
+    The Input layer that takes the place of `input:` fields gets the line of the first of them. Raises PrototxtError.
+    """
+    net, fields = _read_text(path, "NetParameter")
+    lines = [line for name, line in fields if name in ("layer", "layers")]
+    if is_v0(net):
+        # the upgrade merges padding layers into the layers that follow them
+        lines = [line for layer, line in zip(net.layers, lines) if layer.layer.type != "padding"]
+    upgrade_net(net, path)
+    if len(net.layer) > len(lines):
+        lines.insert(0, next(line for name, line in fields if name == "input"))
+    return net, lines
+
+
+def read_solver(path: str | Path) -> Message:
+    """The solver of a prototxt file in today's form, with Caffe's default for snapshot_prefix. Raises PrototxtError."""
+    solver = read_text(path, "SolverParameter")
+    upgrade_solver(solver, path)
+    resolve_snapshot_prefix(solver, path)
+    return solver
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name beside `path`; the file written there replaces `path` at the end, or vanishes on an error."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_text(path: str | Path, type_name: str) -> tuple[Message, list[tuple[str, int]]]:
+    data = _read_bytes(path, PrototxtError)
+    if b"\0" in data:
+        raise PrototxtError(f"{path}: a binary file (weights?) where the text of a {type_name} is expected")
+    # bytes that are no UTF-8 may stand in comments; elsewhere the reader names them
+    reader = TextReader(data.decode("utf-8", "surrogateescape").removeprefix("\ufeff"), path)
+    parsed = message(type_name)()
+    reader.read(parsed)
+    if not reader.fields:
+        raise PrototxtError(f"{path}: holds nothing but blanks and comments; expected the text of a {type_name}")
+    return parsed, reader.fields
+
+
+def _read_bytes(path: str | Path, error_type: type[Exception]) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise error_type(f"{path}: the file is empty")
+    return data
