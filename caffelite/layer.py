@@ -41,9 +41,11 @@ class BlobVec(list):
     """The parameter blobs of a layer."""
 
     def add_blob(self, *shape: int) -> Blob:
-        """Append a new blob of zeros and return it."""
-        self.append(Blob(*shape))
-        return self[-1]
+        """Append a new blob of zeros and return it; no dimensions make a scalar."""
+        blob = Blob()
+        blob.reshape(*shape)
+        self.append(blob)
+        return blob
 
 
 class PassState:

@@ -1,0 +1,46 @@
+/* Activations that almost every net runs on large blobs, and the mask of Dropout.  x and y (dy and dx) may be the same
+   memory.  Source: relu_layer.cpp, dropout_layer.cpp; ReLU6 as in the MobileNet forks. */
+
+KERNEL(relu_forward)(const int n, const float* x, const float negative_slope, float* y) {
+  /* the 0 makes +0 of the -0 that a slope of 0 gives */
+  KERNEL_LOOP(i, n) y[i] = x[i] > 0.0f ? x[i] : 0.0f + negative_slope * x[i];
+}
+
+KERNEL(relu_backward)(const int n, const float* x, const float* dy, const float negative_slope, float* dx) {
+  KERNEL_LOOP(i, n) dx[i] = dy[i] * (x[i] > 0.0f ? 1.0f : negative_slope);
+}
+
+KERNEL(relu6_forward)(const int n, const float* x, float* y) {
+  KERNEL_LOOP(i, n) y[i] = x[i] < 0.0f ? 0.0f : (x[i] > 6.0f ? 6.0f : x[i]);
+}
+
+KERNEL(relu6_backward)(const int n, const float* x, const float* dy, float* dx) {
+  KERNEL_LOOP(i, n) dx[i] = x[i] > 0.0f && x[i] < 6.0f ? dy[i] : 0.0f;
+}
+
+/* Philox4x32-10: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011). */
+DEVICE void philox(unsigned* counter, unsigned key0, unsigned key1) {
+  for (int round = 0; round < 10; ++round) {
+    const unsigned long long a = 0xD2511F53ULL * counter[0], b = 0xCD9E8D57ULL * counter[2];
+    counter[0] = (unsigned)(b >> 32) ^ counter[1] ^ key0;
+    counter[1] = (unsigned)b;
+    counter[2] = (unsigned)(a >> 32) ^ counter[3] ^ key1;
+    counter[3] = (unsigned)a;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+}
+
+/* mask[4 i + j] = 1 where word j of the block with counter (i, pass) is at least drop / 2^24, else 0. */
+KERNEL(dropout_mask)(const int n, const unsigned key0, const unsigned key1, const unsigned pass0, const unsigned pass1,
+                     const unsigned drop, unsigned char* mask) {
+  KERNEL_LOOP(i, n) {
+    unsigned words[4] = {(unsigned)i, pass0, pass1, 0};
+    philox(words, key0, key1);
+    for (int j = 0; j < 4; ++j) mask[4 * i + j] = (words[j] >> 8) >= drop;
+  }
+}
+
+KERNEL(dropout)(const int n, const float* x, const unsigned char* mask, const float scale, float* y) {
+  KERNEL_LOOP(i, n) y[i] = x[i] * (mask[i] * scale);
+}
