@@ -133,7 +133,7 @@ def test_errors_say_what_is_wrong():
         n.data = pair
     n.data = L.Input()
     n.conv = L.Convolution(n.data, kernal_size=3)
-    with pytest.raises(NetError, match="Convolution has no parameter 'kernal_size'.*did you mean .*kernel_size"):
+    with pytest.raises(NetError, match=r"Convolution has no parameter 'kernal_size'.*did you mean .*kernel_size"):
         n.to_proto()
     n.conv = L.Convolution(n.data, kernel_size="three")
     with pytest.raises(NetError, match=r"layer 'conv' \(Convolution\): .*kernel_size cannot be 'three'"):

@@ -7,6 +7,7 @@ import pytest
 
 import caffelite as caffe
 from caffelite import proto
+from detection.config import Options
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -88,7 +89,13 @@ FROZEN = {
     "VGG16": ["conv1_1", "conv1_2", "conv2_1", "conv2_2"],
     "SqueezeNet": [name for name in SQUEEZENET if name.split("/")[0] in ("conv1", "fire2", "fire3", "fire4")],
 }
-LAST_CONVOLUTION = {"CaffeNet": "conv5", "VGG_CNN_M_1024": "conv5", "VGG16": "conv5_3", "SqueezeNet": "fire8/concat"}
+# what RoI pooling sees of an image of 600 x 1000: blob and shape, worked out by hand
+FEATURES = {
+    "CaffeNet": ("conv5", (1, 256, 39, 64)),
+    "VGG_CNN_M_1024": ("conv5", (1, 512, 36, 61)),
+    "VGG16": ("conv5_3", (1, 512, 38, 63)),
+    "SqueezeNet": ("fire8/concat", (1, 512, 76, 126)),
+}
 
 models = pytest.mark.parametrize("name", WEIGHTS)
 
@@ -168,12 +175,13 @@ def test_cells_lie_where_roi_pooling_looks_for_them(name):
     size = 7 if name in ("VGG16", "SqueezeNet") else 6
     assert (param.pooled_h, param.pooled_w) == (size, size)
     assert param.spatial_scale == (0.125 if name == "SqueezeNet" else 0.0625)
-    heights = []
-    for height in (160, 320):
-        net.blobs["data"].reshape(1, 3, height, 96)
-        net.reshape()
-        heights.append(net.blobs[LAST_CONVOLUTION[name]].shape[2])
-    assert heights[1] - heights[0] == 160 * param.spatial_scale
+    blob, shape = FEATURES[name]
+    net.blobs["data"].reshape(1, 3, 600, 1000)
+    net.reshape()
+    assert net.blobs[blob].shape == shape
+    net.blobs["data"].reshape(1, 3, 600 + 160, 1000)
+    net.reshape()
+    assert net.blobs[blob].shape[2] - shape[2] == 160 * param.spatial_scale
 
 
 @models
@@ -188,12 +196,19 @@ def test_solver(name):
     assert solver.snapshot_prefix == f"{name.lower()}_fast_rcnn"
 
 
-def test_small_net_runs_on_images_of_its_size():
+def test_squeezenet_runs():
     net = caffe.Net(str(MODELS / "SqueezeNet" / "test.prototxt"), caffe.TEST)
-    rois = np.float32([[0, 0, 0, 399, 399], [0, 40, 80, 200, 120]])
-    net.blobs["data"].reshape(1, 3, 400, 600)
+    rois = np.float32([[0, 0, 0, 299, 199], [0, 40, 80, 200, 120]])
+    net.blobs["data"].reshape(1, 3, 200, 300)
     net.blobs["rois"].reshape(*rois.shape)
-    out = net.forward(data=np.zeros((1, 3, 400, 600), np.float32), rois=rois)
+    out = net.forward(data=np.zeros((1, 3, 200, 300), np.float32), rois=rois)
     np.testing.assert_allclose(out["cls_prob"].sum(axis=1), 1, rtol=1e-6)
     assert out["bbox_pred"].shape == (2, 8)
-    assert net.blobs["fire8/concat"].shape == (1, 512, 50, 75)
+
+
+def test_squeezenet_options():
+    options = Options()
+    options.merge_file(MODELS / "SqueezeNet" / "config.yml")
+    assert options.PIXEL_MEANS == (104, 117, 123)
+    assert options.TRAIN.SCALES == options.TEST.SCALES == (400,)
+    assert options.DEDUP_BOXES == 0.125
