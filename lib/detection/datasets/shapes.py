@@ -1,0 +1,207 @@
+"""The generated data set `shapes`: six kinds of objects on cluttered, textured backgrounds, in VOC layout.
+
+Colours, textures and sizes say nothing about the class. Objects overlap; between and behind them lie things of no class.
+The same options give the same files, byte for byte (with the same version of OpenCV, which encodes the JPEG files).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from detection.datasets.shapes_drawing import Random, mask_of, outline, paint, place
+from detection.errors import DatasetError
+
+CLASSES = ("box", "circle", "cross", "ring", "star", "triangle")
+CLUTTER = ("blob", "crescent", "bar")
+SURFACES = ("plain", "gradient", "stripes", "waves", "checks", "dots", "noise")
+BACKGROUNDS = ("gradient", "stripes", "waves", "checks", "noise", "patches", "noise", "patches")
+
+_VERSION = 1
+_MANIFEST = "manifest.json"
+_STREAMS = {"train": 0, "test": 1}
+
+
+@dataclass(frozen=True)
+class ShapesOptions:
+    """How many images there are, and how hard they are; sizes in pixels, contrasts in grey levels of 255."""
+
+    train: int = 300
+    test: int = 100
+    seed: int = 3
+    width: tuple[int, int] = (224, 320)
+    height: tuple[int, int] = (176, 240)
+    objects: tuple[int, int] = (1, 6)
+    side: tuple[int, int] = (28, 120)
+    max_aspect: float = 1.6
+    clutter: tuple[int, int] = (2, 8)
+    object_contrast: float = 85.0
+    surface_contrast: float = 32.0
+    background_contrast: float = 38.0
+    noise: float = 6.0
+    min_visible: float = 0.5
+    jpeg_quality: tuple[int, int] = (75, 95)
+    difficult_visible: float = 0.72
+    difficult_side: int = 22
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of a scene: class, box x1 y1 x2 y2 of its visible pixels from 0, and the part of it that is visible."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    visible: float
+    truncated: bool
+
+    def is_difficult(self, options: ShapesOptions) -> bool:
+        """Mostly hidden, or so small that its class is hard to tell."""
+        side = min(self.box[2] - self.box[0], self.box[3] - self.box[1]) + 1
+        return self.visible < options.difficult_visible or side < options.difficult_side
+
+
+def draw_scene(random: Random, options: ShapesOptions) -> tuple[np.ndarray, list[Thing]]:
+    """A picture (height, width, 3) uint8 BGR and the objects in it."""
+    width, height = (int(random.integers(low, high + 1)) for low, high in (options.width, options.height))
+    base = random.uniform(40, 215, 3)
+    image = paint(str(random.choice(BACKGROUNDS)), random, height, width, base, options.background_contrast)
+    for _ in range(random.integers(*options.clutter)):
+        kind = str(random.choice(CLUTTER))
+        contours = _random_contours(kind, random, height, width, random.uniform(10, 60), options.max_aspect)
+        _draw(image, mask_of(contours, height, width), random, options.object_contrast / 2, options)
+
+    owner = np.zeros((height, width), int)
+    names, areas, inside = [], [], []
+    for _ in range(random.integers(options.objects[0], options.objects[1] + 1)):
+        name = str(random.choice(CLASSES))
+        low, high = options.side
+        side = low * (min(high, 0.65 * height) / low) ** random.uniform()
+        for _ in range(20):
+            contours = _random_contours(name, random, height, width, side, options.max_aspect)
+            mask = mask_of(contours, height, width)
+            area = _whole_area(contours)
+            claimed = np.where(mask > 127, len(names) + 1, owner)
+            seen = np.bincount(claimed.ravel(), minlength=len(names) + 2)[1:] / np.array([*areas, area])
+            if seen.min() >= options.min_visible:
+                _draw(image, mask, random, options.object_contrast, options)
+                owner = claimed
+                names.append(name)
+                areas.append(area)
+                inside.append(bool((mask > 127).sum() > 0.98 * area))
+                break
+
+    things = []
+    for k, (name, area) in enumerate(zip(names, areas), 1):
+        y, x = np.nonzero(owner == k)
+        box = tuple(int(value) for value in (x.min(), y.min(), x.max(), y.max()))
+        things.append(Thing(name, box, len(x) / area, not inside[k - 1]))
+    return _photograph(image, random, options), things
+
+
+def _random_contours(
+    kind: str, random: Random, height: int, width: int, side: float, max_aspect: float
+) -> list[np.ndarray]:
+    aspect = max_aspect ** random.uniform()
+    centre = random.uniform(0.3 * side, np.array((width, height)) - 0.3 * side)
+    return place(outline(kind, random), centre, side, aspect, random.uniform(0, 2 * np.pi))
+
+
+def _whole_area(contours: list[np.ndarray]) -> float:
+    """Pixels inside the first contour and outside the second, whether in the image or not."""
+    areas = [abs(np.sum(c[:, 0] * np.roll(c[:, 1], -1) - c[:, 1] * np.roll(c[:, 0], -1))) / 2 for c in contours]
+    return areas[0] - sum(areas[1:])
+
+
+def _draw(image: np.ndarray, mask: np.ndarray, random: Random, contrast: float, options: ShapesOptions) -> None:
+    """Paint a surface over the masked pixels, in a colour that differs from what is there by at least `contrast`."""
+    y, x = np.nonzero(mask)
+    if not len(x):
+        return
+    window = slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1)
+    behind, cover = image[window], mask[window][..., None] / 255
+    mean = (behind * cover).sum(axis=(0, 1)) / cover.sum()
+    colour = random.uniform(10, 245, 3)
+    while np.sqrt(((colour - mean) ** 2).sum()) < contrast:
+        colour = random.uniform(10, 245, 3)
+    kind = str(random.choice(SURFACES))
+    surface = paint(kind, random, *cover.shape[:2], colour, random.uniform(0.3, 1) * options.surface_contrast)
+    image[window] = behind * (1 - cover) + surface * cover
+
+
+def _photograph(image: np.ndarray, random: Random, options: ShapesOptions) -> np.ndarray:
+    """Uneven light, sensor noise and 8 bits."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    slope = random.uniform(-0.22, 0.22, 2)
+    light = random.uniform(0.85, 1.1) + slope[0] * x + slope[1] * y
+    noise = random.normal(0, random.uniform(0.2, 1) * options.noise, image.shape)
+    return np.clip(np.rint(image * light[..., None] + noise), 0, 255).astype(np.uint8)
+
+
+def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bool = False) -> bool:
+    """Write the data set to a folder; False if it is there already, made with the same options.
+
+    Raises DatasetError if the folder holds something else.
+    """
+    folder = Path(folder)
+    manifest = json.loads(json.dumps({"version": _VERSION, "opencv": cv2.__version__, "options": asdict(options)}))
+    if folder.exists():
+        found = _read_manifest(folder)
+        if found == manifest and not force:
+            return False
+    work = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (work / part).mkdir(parents=True)
+    scenes = [(split, i) for split in _STREAMS for i in range(getattr(options, split))]
+    for split, i in tqdm(scenes, desc=folder.name, unit="image", disable=None):
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([options.seed, _STREAMS[split], i])))
+        image, things = draw_scene(random, options)
+        quality = int(random.integers(options.jpeg_quality[0], options.jpeg_quality[1] + 1))
+        name = f"{split}_{i:05d}"
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        (work / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
+        (work / "Annotations" / f"{name}.xml").write_text(_annotation(name, image, things, options))
+    for split in _STREAMS:
+        names = "".join(f"{split}_{i:05d}\n" for i in range(getattr(options, split)))
+        (work / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    (work / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    work.rename(folder)
+    return True
+
+
+def _read_manifest(folder: Path) -> dict:
+    try:
+        return json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError):
+        raise DatasetError(
+            f"{folder}: holds something else than generated shapes; move it, or name another folder"
+        ) from None
+
+
+def _annotation(name: str, image: np.ndarray, things: list[Thing], options: ShapesOptions) -> str:
+    height, width, depth = image.shape
+    lines = [
+        "<annotation>",
+        f"\t<filename>{name}.jpg</filename>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>{depth}</depth></size>",
+    ]
+    for thing in things:
+        x1, y1, x2, y2 = (value + 1 for value in thing.box)
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{thing.name}</name>",
+            f"\t\t<truncated>{int(thing.truncated)}</truncated>",
+            f"\t\t<difficult>{int(thing.is_difficult(options))}</difficult>",
+            f"\t\t<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>",
+            "\t</object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
