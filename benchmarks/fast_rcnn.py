@@ -1,0 +1,222 @@
+"""Fast R-CNN on random weights and 600x1000 images: a training iteration and a test image, against PyTorch if installed.
+
+    python benchmarks/fast_rcnn.py [--net CaffeNet VGG16] [--train] [--rois 2000] [--repeats 5] [--no-torch]
+
+Both run in one process, A B A B, and the medians are printed with the ratio; peak memory is that of caffelite alone,
+measured in a process of its own. PyTorch has no RoI pooling of its own: adaptive_max_pool2d per RoI stands in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "lib")]
+
+import numpy as np  # noqa: E402
+
+import caffelite as caffe  # noqa: E402
+from caffelite import proto  # noqa: E402
+from caffelite.backend import kernels  # noqa: E402
+
+HEIGHT, WIDTH = 600, 1000
+
+
+def rois(images: int, per_image: int, rng: np.random.Generator) -> np.ndarray:
+    """Random boxes of selective search's usual sizes: (images * per_image, 5)."""
+    n = images * per_image
+    w, h = (rng.uniform(0.05, 0.6, n) * size for size in (WIDTH, HEIGHT))
+    x, y = rng.uniform(0, 1, n) * (WIDTH - w), rng.uniform(0, 1, n) * (HEIGHT - h)
+    index = np.repeat(np.arange(images), per_image)
+    return np.stack([index, x, y, x + w, y + h], axis=1).astype(np.float32)
+
+
+def training(name: str, rng: np.random.Generator):
+    """A function that does one training iteration of models/<name>: 2 images, 128 RoIs."""
+    net, _ = proto.read_net(str(ROOT / "models" / name / "train.prototxt"))
+    box = next(layer for layer in net.layer if layer.name == "bbox_pred").inner_product_param.num_output
+    data = {
+        "data": rng.standard_normal((2, 3, HEIGHT, WIDTH)).astype(np.float32) * 50,
+        "rois": rois(2, 64, rng),
+        "labels": rng.integers(0, box // 4, 128).astype(np.float32),
+        "bbox_targets": rng.standard_normal((128, box)).astype(np.float32),
+        "bbox_loss_weights": (rng.random((128, box)) < 0.02).astype(np.float32),
+    }
+    source = net.layer[0]
+    source.ClearField("python_param")
+    source.type = "Input"
+    for top in source.top:
+        source.input_param.shape.add().dim.extend(data[top].shape)
+    param = proto.read_solver(str(ROOT / "models" / name / "solver.prototxt"))
+    param.ClearField("train_net")
+    param.net_param.CopyFrom(net)
+    param.display = 0
+    solver = caffe.get_solver(param, random_seed=1)
+    for top, values in data.items():
+        solver.net.blobs[top].data[...] = values
+    return lambda: solver.step(1)
+
+
+def testing(name: str, count: int, rng: np.random.Generator):
+    """A function that runs one image with `count` RoIs through models/<name>."""
+    net = caffe.Net(str(ROOT / "models" / name / "test.prototxt"), caffe.TEST, seed=1)
+    boxes = rois(1, count, rng)
+    image = rng.standard_normal((1, 3, HEIGHT, WIDTH)).astype(np.float32) * 50
+    net.blobs["data"].reshape(*image.shape)
+    net.blobs["rois"].reshape(*boxes.shape)
+    return lambda: net.forward(data=image, rois=boxes)
+
+
+def torch_model(name: str, train: bool):
+    """The same net in PyTorch, built from the prototxt: (module, function of image and RoIs)."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    net, _ = proto.read_net(str(ROOT / "models" / name / f"{'train' if train else 'test'}.prototxt"))
+    layers, modules = list(net.layer), nn.ModuleDict()
+    channels = {"data": 3}
+    for layer in layers:
+        bottom, top = (layer.bottom[0] if layer.bottom else ""), (layer.top[0] if layer.top else "")
+        if layer.type == "Convolution":
+            p = layer.convolution_param
+            modules[layer.name] = nn.Conv2d(
+                channels[bottom], p.num_output, p.kernel_size[0], p.stride[0] if p.stride else 1,
+                p.pad[0] if p.pad else 0, groups=p.group,
+            )
+            channels[top] = p.num_output
+        elif layer.type == "InnerProduct":
+            modules[layer.name] = nn.Linear(channels[bottom], layer.inner_product_param.num_output)
+            channels[top] = layer.inner_product_param.num_output
+        elif layer.type == "ROIPooling":
+            channels[top] = channels[bottom] * layer.roi_pooling_param.pooled_h * layer.roi_pooling_param.pooled_w
+        elif bottom in channels:
+            channels[top] = channels[bottom]
+        frozen = layer.param and layer.param[0].lr_mult == 0
+        if frozen and layer.name in modules:
+            modules[layer.name].requires_grad_(False)
+
+    def pool_rois(x, boxes, p):
+        spots = torch.round(boxes[:, 1:] * p.spatial_scale).long()
+        out = []
+        for image, (x0, y0, x1, y1) in zip(boxes[:, 0].long().tolist(), spots.tolist()):
+            region = x[image, :, y0 : max(y1, y0) + 1, x0 : max(x1, x0) + 1]
+            out.append(F.adaptive_max_pool2d(region, (p.pooled_h, p.pooled_w)))
+        return torch.stack(out)
+
+    def run(image, boxes):
+        blobs = {"data": image, "rois": boxes}
+        for layer in layers:
+            bottom = blobs.get(layer.bottom[0]) if layer.bottom else None
+            if layer.name in modules:
+                y = modules[layer.name](bottom.flatten(1) if layer.type == "InnerProduct" else bottom)
+            elif layer.type == "ReLU":
+                y = F.relu_(bottom)
+            elif layer.type == "Pooling":
+                p = layer.pooling_param
+                y = F.max_pool2d(bottom, p.kernel_size, p.stride, p.pad, ceil_mode=True)
+            elif layer.type == "LRN":
+                p = layer.lrn_param
+                y = F.local_response_norm(bottom, p.local_size, p.alpha, p.beta, p.k)
+            elif layer.type == "ROIPooling":
+                y = pool_rois(bottom, boxes, layer.roi_pooling_param)
+            elif layer.type == "Dropout":
+                y = F.dropout(bottom, layer.dropout_param.dropout_ratio, train)
+            elif layer.type == "Softmax":
+                y = F.softmax(bottom, 1)
+            else:
+                continue
+            blobs[layer.top[0]] = y
+        return blobs
+
+    return modules, run
+
+
+def torch_training(name: str, rng: np.random.Generator):
+    import torch
+    from torch.nn import functional as F
+
+    modules, run = torch_model(name, True)
+    optimizer = torch.optim.SGD([p for p in modules.parameters() if p.requires_grad], 0.001, 0.9, weight_decay=0.0005)
+    image = torch.from_numpy(rng.standard_normal((2, 3, HEIGHT, WIDTH)).astype(np.float32) * 50)
+    boxes, labels = torch.from_numpy(rois(2, 64, rng)), torch.from_numpy(rng.integers(0, 21, 128))
+    targets = torch.from_numpy(rng.standard_normal((128, 84)).astype(np.float32))
+    weights = torch.from_numpy((rng.random((128, 84)) < 0.02).astype(np.float32))
+
+    def step():
+        optimizer.zero_grad()
+        blobs = run(image, boxes)
+        box_loss = F.smooth_l1_loss(weights * blobs["bbox_pred"], weights * targets, reduction="sum") / 128
+        (F.cross_entropy(blobs["cls_score"], labels) + box_loss).backward()
+        optimizer.step()
+
+    return step
+
+
+def torch_testing(name: str, count: int, rng: np.random.Generator):
+    import torch
+
+    _, run = torch_model(name, False)
+    image = torch.from_numpy(rng.standard_normal((1, 3, HEIGHT, WIDTH)).astype(np.float32) * 50)
+    boxes = torch.from_numpy(rois(1, count, rng))
+
+    def forward():
+        with torch.inference_mode():
+            run(image, boxes)
+
+    return forward
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", nargs="+", default=["CaffeNet", "VGG16"], help="models/<NET> (default: CaffeNet VGG16)")
+    parser.add_argument("--train", action="store_true", help="only training iterations")
+    parser.add_argument("--rois", type=int, default=0, help="only test images, with this many RoIs")
+    parser.add_argument("--repeats", type=int, default=5, help="measured runs of each (default: 5)")
+    parser.add_argument("--threads", type=int, default=0, help="threads (default: all cores)")
+    parser.add_argument("--no-torch", action="store_true", help="without the comparison")
+    parser.add_argument("--memory", action="store_true", help="one run, print the peak memory and stop (used by itself)")
+    options = parser.parse_args()
+    kernels.set_threads(options.threads)
+    rng = np.random.default_rng(0)
+    works = []
+    for name in options.net:
+        if not options.rois:
+            works.append((name, "train", 128))
+        if not options.train:
+            works += [(name, "test", n) for n in ([options.rois] if options.rois else [300, 2000])]
+    if options.memory:
+        name, kind, count = works[0]
+        run = training(name, rng) if kind == "train" else testing(name, count, rng)
+        run(), run()
+        print(machine.peak_memory())
+        return
+    torch = None
+    if not options.no_torch:
+        try:
+            import torch
+
+            torch.set_num_threads(kernels.threads())
+        except ImportError:
+            print("PyTorch is not installed: no comparison")
+    print(machine.describe(kernels.threads()), f"sgemm {machine.sgemm_rate():.0f} GFLOP/s", sep=", ")
+    print(f"{'net':16} {'work':18} {'caffelite ms':>12} {'torch ms':>9} {'ratio':>6} {'peak GiB':>9}")
+    for name, kind, count in works:
+        runs = {"ours": training(name, rng) if kind == "train" else testing(name, count, rng)}
+        if torch:
+            runs["torch"] = torch_training(name, rng) if kind == "train" else torch_testing(name, count, rng)
+        seconds = machine.interleaved(runs, options.repeats)
+        flags = ["--train"] if kind == "train" else ["--rois", str(count)]
+        command = [sys.executable, __file__, "--net", name, "--memory", "--threads", str(kernels.threads()), *flags]
+        memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        other = f"{seconds['torch'] * 1e3:9.0f} {seconds['torch'] / seconds['ours']:6.2f}" if torch else " " * 16
+        print(f"{name:16} {f'{kind}, {count} RoIs':18} {seconds['ours'] * 1e3:12.0f} {other} {memory:9.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

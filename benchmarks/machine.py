@@ -1,0 +1,51 @@
+"""What benchmarks share: the machine's name, medians of interleaved runs, and the sgemm rate of the run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import statistics
+import time
+
+os.environ.pop("OPENBLAS_CORETYPE", None)  # a fixed core type halves numpy's sgemm; must go before numpy is imported
+
+
+def describe(threads: int) -> str:
+    """One line: processor, threads, library versions."""
+    import numpy as np
+
+    name = platform.machine()
+    try:
+        with open("/proc/cpuinfo") as f:
+            name = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {threads} thread(s), numpy {np.__version__}, OPENBLAS_CORETYPE unset"
+
+
+def interleaved(runs: dict, repeats: int, warm_up: int = 1) -> dict[str, float]:
+    """Median seconds of every run, measured A B A B: noise that drifts hits all alike."""
+    times = {name: [] for name in runs}
+    for i in range(repeats + warm_up):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if i >= warm_up:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def sgemm_rate(size: int = 1536) -> float:
+    """numpy's single-precision matrix product, in GFLOP/s."""
+    import numpy as np
+
+    a = np.random.default_rng(0).random((size, size), np.float32)
+    out = np.empty_like(a)
+    seconds = interleaved({"sgemm": lambda: np.matmul(a, a, out=out)}, 5)["sgemm"]
+    return 2 * size**3 / seconds / 1e9
+
+
+def peak_memory() -> float:
+    """The largest memory this process has had so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,157 @@
+"""Solvers: the update to the letter, policies, test nets, snapshots in both formats, callbacks and checks."""
+
+import numpy as np
+import pytest
+
+import caffelite as caffe
+from caffelite import proto
+from caffelite.errors import SolverError, WeightsError
+from caffelite.solver import policies
+
+NET = """
+name: "line"
+layer { name: "data" type: "DummyData" top: "data" top: "target"
+  dummy_data_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 } data_filler { value: 0.5 } data_filler { value: 2 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" param { lr_mult: 1 decay_mult: 1 }
+  param { lr_mult: 2 decay_mult: 0 } inner_product_param { num_output: 2 weight_filler { type: "gaussian" std: 0.3 } } }
+layer { name: "drop" type: "Dropout" bottom: "ip" top: "drop" include { phase: TRAIN stage: "drop" } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "target" top: "loss" }
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    (tmp_path / "net.prototxt").write_text(NET)
+
+    def solver(text="", **replace):
+        p = {"base_lr": "0.1", "lr_policy": '"fixed"', "momentum": "0.9", "weight_decay": "0.01", "max_iter": "6",
+             "random_seed": "1", "snapshot_prefix": f'"{tmp_path / "s"}"', "net": f'"{tmp_path / "net.prototxt"}"'}
+        p |= replace
+        path = tmp_path / "solver.prototxt"
+        path.write_text("\n".join(f"{k}: {v}" for k, v in p.items() if v) + "\n" + text)
+        return caffe.get_solver(str(path))
+
+    return solver
+
+
+def test_the_update_is_caffes(make):
+    solver = make('lr_policy: "step" gamma: 0.1 stepsize: 2', lr_policy="")
+    w, b = (blob.data.astype(np.float64) for blob in solver.net.params["ip"])
+    hw, hb = np.zeros_like(w), np.zeros_like(b)
+    for i in range(5):
+        solver.step(1)
+        x, t = np.full((4, 3), 0.5), np.full((4, 2), 2.0)
+        d = (x @ w.T + b - t) / 4
+        rate = 0.1 * 0.1 ** (i // 2)
+        hw = 0.9 * hw + rate * (d.T @ x + 0.01 * w)
+        hb = 0.9 * hb + rate * 2 * d.sum(axis=0)
+        w, b = w - hw, b - hb
+        np.testing.assert_allclose(solver.net.params["ip"][0].data, w, rtol=1e-5)
+        np.testing.assert_allclose(solver.net.params["ip"][1].data, b, rtol=1e-5)
+    assert solver.iter == 5
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ('lr_policy: "fixed"', lambda i: 2.0),
+        ('lr_policy: "step" gamma: 0.5 stepsize: 3', lambda i: 2 * 0.5 ** (i // 3)),
+        ('lr_policy: "exp" gamma: 0.9', lambda i: 2 * 0.9**i),
+        ('lr_policy: "inv" gamma: 0.1 power: 0.75', lambda i: 2 * (1 + 0.1 * i) ** -0.75),
+        ('lr_policy: "multistep" gamma: 0.5 stepvalue: 2 stepvalue: 5', lambda i: 2 * 0.5 ** ((i >= 2) + (i >= 5))),
+        ('lr_policy: "poly" power: 2 max_iter: 10', lambda i: 2 * (1 - i / 10) ** 2),
+        ('lr_policy: "sigmoid" gamma: -0.5 stepsize: 4', lambda i: 2 / (1 + np.exp(0.5 * (i - 4)))),
+    ],
+)
+def test_rate_policies(text, expected):
+    param = proto.parse_text("base_lr: 2 " + text, "SolverParameter")
+
+    class State:
+        iter = current_step = 0
+
+    for State.iter in range(10):
+        assert policies.learning_rate(param, State) == pytest.approx(expected(State.iter), rel=1e-6)
+
+
+@pytest.mark.parametrize("fmt", ["BINARYPROTO", "HDF5"])
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_a_resumed_run_gives_the_same_bits(make, fmt, kind):
+    text = f'snapshot: 3 snapshot_format: {fmt} type: "{kind}" train_state {{ stage: "drop" }}'
+    straight = make(text)
+    straight.solve()
+    resumed = make(text)
+    resumed.restore(str(straight.param.snapshot_prefix) + "_iter_3.solverstate" + (".h5" if fmt == "HDF5" else ""))
+    assert resumed.iter == 3
+    resumed.step(3)
+    for a, b in zip(straight.net.params["ip"], resumed.net.params["ip"]):
+        assert a.data.tobytes() == b.data.tobytes()
+
+
+def test_restore_refuses_another_solver(make):
+    solver = make("snapshot: 2")
+    solver.step(2)
+    state = solver.param.snapshot_prefix + "_iter_2.solverstate"
+    with pytest.raises(SolverError, match="history"):
+        make('type: "Adam"').restore(state)
+
+
+def test_test_nets_share_weights_and_average(make):
+    solver = make("test_iter: 3 test_interval: 2 test_compute_loss: true")
+    solver.step(3)
+    solver.net.params["ip"][0].data[...] = 0
+    solver.net.params["ip"][1].data[...] = 0
+    assert solver.test_all()[0]["loss"] == pytest.approx(0.5 * 2 * 4)
+
+
+def test_iter_size_averages_and_clipping_limits(make):
+    one, two = make(momentum="0"), make("iter_size: 2", momentum="0")
+    one.step(1)
+    two.step(1)
+    for a, b in zip(one.net.params["ip"], two.net.params["ip"]):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-6)  # the data are constant: the mean is the same gradient
+    clipped = make("clip_gradients: 0.001", momentum="0", weight_decay="0")
+    before = [b.data.copy() for b in clipped.net.params["ip"]]
+    clipped.step(1)
+    moved = [(a - b.data) / (0.1 * m) for a, b, m in zip(before, clipped.net.params["ip"], (1, 2))]
+    assert np.sqrt(sum((m**2).sum() for m in moved)) == pytest.approx(0.001, rel=1e-3)
+
+
+def test_callbacks_and_early_stop(make):
+    solver, calls = make(), []
+    solver.add_callback(lambda: calls.append("start"), lambda: calls.append("ready"))
+    solver.set_action(lambda: "stop" if solver.iter == 2 else None)
+    solver.solve()
+    assert calls == ["start", "ready"] * 2 and solver.iter == 2
+
+
+def test_display_and_rate_are_logged(make, caplog):
+    with caplog.at_level("INFO", "caffelite"):
+        make("display: 2").step(3)
+    assert "Iteration 2, loss = " in caplog.text and "Iteration 2, lr = 0.1" in caplog.text
+    assert "Train net output #0: loss" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('type: "AdaMax"', "AdaMax"),
+        ('lr_policy: "stp"', "did you mean 'step'"),
+        ('lr_policy: "step" gamma: 0.1', "stepsize 0"),
+        ("iter_size: 0", "iter_size"),
+        ("test_iter: 1", "test_interval"),
+        ("snapshot: 1 snapshot_prefix: '/no/such/folder/x'", "folder"),
+        ("train_net: 'x'", "2 train nets"),
+    ],
+)
+def test_bad_solvers_are_refused(make, text, words):
+    replace = {"lr_policy": ""} if "lr_policy" in text else {}
+    with pytest.raises(SolverError, match=words):
+        make(text, **replace)
+
+
+def test_missing_learned_net_is_said(make, tmp_path):
+    solver = make("snapshot: 1")
+    solver.step(1)
+    (tmp_path / "s_iter_1.caffemodel").unlink()
+    with pytest.raises((WeightsError, caffe.CaffeliteError), match=r"s_iter_1\.caffemodel"):
+        make().restore(str(tmp_path / "s_iter_1.solverstate"))
