@@ -36,7 +36,8 @@ def _centres(boxes: np.ndarray, offset: float) -> tuple[np.ndarray, ...]:
 def encode_boxes(boxes: np.ndarray, gt_boxes: np.ndarray, offset: float) -> np.ndarray:
     """What moves each box (N, 4) onto its ground truth (N, 4): dx, dy, dw, dh, (N, 4) float64.
 
-    `offset` is added to x2 - x1 and y2 - y1 (cfg.BOX_WIDTH_OFFSET). Source: R-CNN paper appendix C; roidb.py of Fast R-CNN.
+    `offset` is added to x2 - x1 and y2 - y1 (cfg.BOX_WIDTH_OFFSET). Source: R-CNN paper, appendix C; roidb.py of
+    Fast R-CNN.
     """
     widths, heights, x, y = _centres(boxes.astype(np.float64), offset)
     gt_widths, gt_heights, gt_x, gt_y = _centres(gt_boxes.astype(np.float64), offset)
@@ -83,7 +84,8 @@ def clip_boxes_inside(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def nms(dets: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices, best score first, of the detections (N, 5: box, score) that no better one overlaps by IoU >= threshold."""
+    """Indices, best score first, of the detections (N, 5: box, score) that no better one kept overlaps by at least
+    the threshold (IoU)."""
     return nms_groups([dets], threshold)[0]
 
 
@@ -101,6 +103,4 @@ def nms_groups(groups: Sequence[np.ndarray], threshold: float) -> list[np.ndarra
     suppressed = np.zeros(boxes.shape[1], np.uint8)
     if boxes.size:
         kernels("nms").nms(len(groups), boxes.shape[1], starts, boxes, threshold, suppressed)
-    return [
-        order[suppressed[start : start + len(order)] == 0].astype(np.int32) for order, start in zip(orders, starts)
-    ]
+    return [order[suppressed[start : start + len(order)] == 0].astype(np.int32) for order, start in zip(orders, starts)]

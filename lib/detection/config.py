@@ -163,7 +163,10 @@ class Options:
         self.merge(values or {}, str(path))
 
     def merge_pairs(self, words: Iterable[str]) -> None:
-        """Set options from NAME VALUE NAME VALUE ..., names dotted (TRAIN.SCALES), values in YAML. Raises ConfigError."""
+        """Set options from NAME VALUE NAME VALUE ..., names dotted (TRAIN.SCALES), values as in YAML.
+
+        Raises ConfigError.
+        """
         words = list(words)
         if len(words) % 2:
             raise ConfigError(f"--set: expected pairs NAME VALUE, actual {len(words)} word(s): {' '.join(words)}")

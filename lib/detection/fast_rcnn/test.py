@@ -110,8 +110,8 @@ class RisingSelection:
 
 
 class ThresholdSelection:
-    """What `py-faster-rcnn` keeps: boxes with a score above SCORE_THRESH, suppressed, then the MAX_PER_IMAGE best of the
-    image (all, where several share the last score)."""
+    """What `py-faster-rcnn` keeps: boxes with a score above SCORE_THRESH, suppressed, then the MAX_PER_IMAGE best of
+    the image (all, where several share the last score)."""
 
     def __init__(self, num_classes: int, num_images: int):
         self.kept: list[list[np.ndarray]] = []

@@ -21,10 +21,10 @@ AHEAD = 4
 class RoIDataLayer(Layer):
     """Minibatches of a roidb: images, RoIs, labels and box targets.
 
-    Tops, by position: data (N, 3, H, W); rois (R, 5): image of the batch, x1, y1, x2, y2 in pixels of `data`; labels (R,);
-    and with TRAIN.BBOX_REG bbox_targets (R, 4 * num_classes) and bbox_loss_weights (the same shape; PFRCN's inside
-    weights), and if there is a sixth top, PFRCN's outside weights. `param_str` is YAML with `num_classes`.
-    Images are read ahead in threads; all draws are made in order, in one thread: the minibatches are the same either way.
+    Tops, by position: data (N, 3, H, W); rois (R, 5): image of the batch, x1, y1, x2, y2 in pixels of `data`; labels
+    (R,); and with TRAIN.BBOX_REG bbox_targets (R, 4 * num_classes) and bbox_loss_weights (the same shape; PFRCN's
+    inside weights), and if there is a sixth top, PFRCN's outside weights. `param_str` is YAML with `num_classes`.
+    Images are read ahead in threads, but all draws are made in order, in one: the minibatches are the same either way.
     """
 
     exact_bottoms = 0
@@ -38,7 +38,7 @@ class RoIDataLayer(Layer):
         counts = (5, 6) if cfg.TRAIN.BBOX_REG else (3,)
         self.expect(
             len(top) in counts,
-            f"expected {' or '.join(map(str, counts))} tops with TRAIN.BBOX_REG {cfg.TRAIN.BBOX_REG}, actual {len(top)}",
+            f"TRAIN.BBOX_REG is {cfg.TRAIN.BBOX_REG}: expected {' or '.join(map(str, counts))} tops, actual {len(top)}",
         )
         for blob, shape in zip(top, ((1, 3, 1, 1), (1, 5), (1,), *[(1, 4 * self.num_classes)] * 3)):
             blob.reshape(*shape)
@@ -99,7 +99,7 @@ class RoIDataLayer(Layer):
 
 
 class Prefetcher:
-    """Iterates over `load(draw())`, loading in threads up to AHEAD items ahead; `draw` is called in order, in one thread."""
+    """Iterates over `load(draw())`: draws in order, in the caller's thread; loads AHEAD items ahead, in others."""
 
     def __init__(self, draw: Callable[[], Any], load: Callable[[Any], Any]):
         self._draw, self._load = draw, load

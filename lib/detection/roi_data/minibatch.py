@@ -1,7 +1,7 @@
 """Minibatches: which images and RoIs, in the original's order of random draws, and the blobs made of them.
 
-Drawing (`MinibatchSampler`) is cheap and strictly sequential; making the blobs (`minibatch_blobs`) is neither, and has no
-randomness in it. Source: minibatch.py and layer.py of Fast R-CNN.
+Drawing (`MinibatchSampler`) is cheap and strictly sequential; making the blobs (`minibatch_blobs`) is neither, and
+nothing in it is random. Source: minibatch.py and layer.py of Fast R-CNN.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def minibatch_blobs(roidb: Roidb, draws: Sequence[ImageDraw], num_classes: int) 
 
 
 def expand_targets(targets: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (R, 5: class, dx, dy, dw, dh) at their class's four columns of (R, 4 * num_classes), and weights 1 there."""
+    """Targets (R, 5: class, dx, dy, dw, dh) in their class's columns of (R, 4 * num_classes); weights, 1 there."""
     expanded = np.zeros((len(targets), num_classes, 4), np.float32)
     weights = np.zeros_like(expanded)
     matched = np.flatnonzero(targets[:, 0] > 0)
@@ -144,7 +144,8 @@ def _scaled_image(entry: Mapping[str, Any], target_size: int) -> tuple[np.ndarra
     height, width = image.shape[:2]
     if (width, height) != (entry["width"], entry["height"]):
         raise DatasetError(
-            f"{entry['image']}: expected {entry['width']}x{entry['height']} pixels as annotated, actual {width}x{height}"
+            f"{entry['image']}: expected {entry['width']} x {entry['height']} pixels as annotated, "
+            f"actual {width} x {height}"
         )
     if entry["flipped"]:
         image = image[:, ::-1]

@@ -9,7 +9,8 @@ import pytest
 
 from detection.boxes import nms_groups
 from detection.config import cfg
-from detection.fast_rcnn.test import class_detections, im_detect, test_net as detect_set
+from detection.fast_rcnn.test import class_detections, im_detect
+from detection.fast_rcnn.test import test_net as detect_set
 
 CASES = ("single_scale", "multi_scale", "three_images_few_rois")
 

@@ -47,7 +47,7 @@ def test_roidb(golden):
 
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_minibatches(golden, prefetch):
-    folder, config, data = golden
+    _, config, data = golden
     roidb, _, _ = roidb_of(*golden)
     sampler = MinibatchSampler(roidb, cfg.RNG_SEED)
 

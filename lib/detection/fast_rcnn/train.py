@@ -1,0 +1,214 @@
+"""Training of a Fast R-CNN net: roidb to solver, the loop, and un-normalised snapshots (train.py of Fast R-CNN)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from caffelite import get_solver, proto
+from caffelite.errors import CaffeliteError, FileFormatError, WeightsError
+from detection.config import ConfigError, cfg
+from detection.fast_rcnn.classes import check_classes, fit_classes
+from detection.roi_data.roidb import add_bbox_targets, training_roidb
+
+logger = logging.getLogger("detection")
+
+
+class TrainingError(CaffeliteError):
+    """Training that cannot go on."""
+
+
+class Trainer:
+    """A solver with its roidb: trains, writes snapshots and a loss log.
+
+    Files are named after the solver's snapshot_prefix: <prefix>_iter_N.caffemodel has bbox_pred un-normalised, ready
+    for the test; <prefix>_iter_N.solverstate and .resume.npz hold what else an exact resume needs; <prefix>_loss.jsonl
+    has one line per iteration.
+
+    `solver` is a SolverParameter, `entries` the roidb of the data set (`build_roidb`), `classes` its names with the
+    background; `fit` makes the net's numbers of classes those of the data set. Raises CaffeliteError.
+    """
+
+    def __init__(self, solver, entries: Sequence[Mapping[str, Any]], classes: Sequence[str], fit: bool = False):
+        self.param = type(solver)()
+        self.param.CopyFrom(solver)
+        _match_classes(self.param, classes, fit)
+        if cfg.TRAIN.SNAPSHOT_INFIX:
+            self.param.snapshot_prefix += f"_{cfg.TRAIN.SNAPSHOT_INFIX}"
+        self.display = self.param.display or 20
+        # the solver's own snapshots would hold normalised box regressors, and the trainer does the talking
+        self.param.snapshot = self.param.display = 0
+        os.makedirs(os.path.dirname(self.param.snapshot_prefix) or ".", exist_ok=True)
+        seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
+        self.solver = get_solver(self.param, random_seed=seed)
+        self.net = self.solver.net
+        self.data_layer = next((layer for layer in self.net.layers if hasattr(layer, "set_roidb")), None)
+        if self.data_layer is None:
+            raise ConfigError(f"{self.net.file}: has no RoIDataLayer to feed with the data set")
+        self.regressor = self.net.params.get("bbox_pred") if cfg.TRAIN.BBOX_REG else None
+
+        roidb = training_roidb(entries)
+        self.means, self.stds = add_bbox_targets(roidb, len(classes))
+        self.data_layer.set_roidb(roidb)
+        logger.info(
+            "training on %d images%s, %d per minibatch%s, seed %d",
+            len(roidb), " (mirror images included)" if cfg.TRAIN.USE_FLIPPED else "", cfg.TRAIN.IMS_PER_BATCH,
+            f" x iter_size {self.param.iter_size}" if self.param.iter_size > 1 else "", seed,
+        )  # fmt: skip
+
+    def load_weights(self, paths: str, strict: bool = False) -> None:
+        """Copy weights by layer name from .caffemodel files (several with commas); logs what was loaded and not."""
+        for path in paths.split(","):
+            if not os.path.exists(path):
+                raise WeightsError(f"--weights {path}: no such file; data/README.md says where weights come from")
+            logger.info("%s", self.net.copy_from(path, strict=strict))
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def train(self, max_iters: int) -> Path:
+        """Train up to iteration `max_iters`; returns the last model written. Raises TrainingError."""
+        model, began, first = None, time.perf_counter(), self.solver.iter
+        recent = deque(maxlen=max(self.param.average_loss, self.display))
+        try:
+            with (
+                open(self.loss_log, "a") as log,
+                logging_redirect_tqdm([logger]),
+                tqdm(total=max_iters, initial=first, desc="train", unit="it", disable=None) as bar,
+            ):
+                while self.solver.iter < max_iters:
+                    rate = self.solver.lr
+                    self.solver.step(1)
+                    losses = self._losses()
+                    log.write(json.dumps({"iter": self.solver.iter - 1, "lr": rate, **losses}) + "\n")
+                    recent.append(losses)
+                    means = {name: sum(each[name] for each in recent) / len(recent) for name in losses}
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
+                    bar.update()
+                    if bar.disable and self.solver.iter % self.display == 0:
+                        seconds = (time.perf_counter() - began) / (self.solver.iter - first)
+                        text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+                        done = f"iteration {self.solver.iter} of {max_iters}"
+                        logger.info("%s: %s, lr %g, %.2f s each", done, text, rate, seconds)
+                    if self.solver.iter % cfg.TRAIN.SNAPSHOT_ITERS == 0 or self.solver.iter == max_iters:
+                        model = self.snapshot()
+        finally:
+            self.data_layer.close()
+        if model is None:
+            raise TrainingError(f"nothing to train: the solver is at iteration {first}, {max_iters} are asked for")
+        return model
+
+    @property
+    def loss_log(self) -> Path:
+        """The file that gets one JSON line per iteration: iter, lr, loss and the losses it is the sum of."""
+        return Path(f"{self.param.snapshot_prefix}_loss.jsonl")
+
+    def _losses(self) -> dict[str, float]:
+        """The objective and its terms in the pass just done. Raises TrainingError where it is not finite."""
+        terms = {
+            name: weight * float(self.net.blobs[name].data.sum())
+            for name, weight in self.net.blob_loss_weights.items()
+            if weight
+        }
+        losses = {"loss": sum(terms.values()), **terms}
+        if not math.isfinite(losses["loss"]):
+            raise TrainingError(self._where_not_finite(losses))
+        return losses
+
+    def _where_not_finite(self, losses: Mapping[str, float]) -> str:
+        blobs = self.net.blobs
+        name = next((name for name in blobs if not np.isfinite(blobs[name].data).all()), self.net.outputs[-1])
+        values = blobs[name].data
+        return (
+            f"iteration {self.solver.iter - 1}: the loss is not finite "
+            f"({', '.join(f'{loss} {value:g}' for loss, value in losses.items())}). First blob with such values: "
+            f"{name!r} ({(~np.isfinite(values)).sum()} of {values.size}). "
+            f"Images of the minibatch: {', '.join(self.data_layer.last_images)}. "
+            "Try a lower base_lr, clip_gradients, or other weights to start from"
+        )
+
+    # -- snapshots --------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Path:
+        """Write the model, the solver's state and the sampler's; returns the model's file."""
+        resume = {f"sampler:{key}": value for key, value in self.data_layer.get_state().items()}
+        if self.regressor is not None:
+            resume |= {f"bbox_pred:{i}": blob.data.copy() for i, blob in enumerate(self.regressor)}
+            resume |= {"bbox_means": self.means, "bbox_stds": self.stds}
+        with self._unnormalised():
+            model, state = self.solver.snapshot()
+        np.savez(_resume_file(state), **resume)
+        logger.info("wrote %s", model)
+        return Path(model)
+
+    @contextmanager
+    def _unnormalised(self):
+        """bbox_pred predicts plain dx, dy, dw, dh inside; afterwards it has its old values, bit for bit."""
+        if self.regressor is None:
+            yield
+            return
+        weights, bias = self.regressor
+        saved = weights.data.copy(), bias.data.copy()
+        stds = self.stds.reshape(-1, *[1] * (weights.ndim - 1))
+        weights.data[...] = weights.data * stds
+        bias.data[...] = bias.data * self.stds + self.means
+        try:
+            yield
+        finally:
+            weights.data[...], bias.data[...] = saved
+
+    def restore(self, state: str | Path) -> None:
+        """Continue exactly from a snapshot's .solverstate. Raises FileFormatError, ConfigError, SolverError."""
+        file = _resume_file(state)
+        for path in (Path(state), file):
+            if not path.exists():
+                raise FileFormatError(f"--snapshot {state}: {path} does not exist, and an exact resume needs it")
+        with np.load(file) as resume:
+            if self.regressor is not None:
+                mine = {"bbox_means": self.means, "bbox_stds": self.stds}
+                if not all(key in resume and np.array_equal(resume[key], mine[key]) for key in mine):
+                    raise ConfigError(
+                        f"{file}: its box targets were normalised otherwise: resume with the same data set and options"
+                    )
+            self.solver.restore(state)
+            if self.regressor is not None:
+                for i, blob in enumerate(self.regressor):
+                    blob.data[...] = resume[f"bbox_pred:{i}"]
+            prefix = "sampler:"
+            self.data_layer.set_state({k[len(prefix) :]: resume[k] for k in resume.files if k.startswith(prefix)})
+        logger.info("continuing from %s at iteration %d", state, self.solver.iter)
+
+    def start_loss_log(self) -> None:
+        """Begin the loss log: empty, or where training continues, with the lines up to there."""
+        lines = self.loss_log.read_text().splitlines() if self.solver.iter and self.loss_log.exists() else []
+        kept = [line for line in lines if json.loads(line)["iter"] < self.solver.iter]
+        self.loss_log.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _match_classes(param, classes: Sequence[str], fit: bool) -> None:
+    """Compare the train net's numbers of classes with the data set's, or with `fit` change the net in `param`."""
+    for field in ("net", "train_net"):
+        if param.HasField(field):
+            file = getattr(param, field)
+            definition, _ = proto.read_net(file)
+            if fit:
+                fit_classes(definition, len(classes))
+                param.ClearField(field)
+                getattr(param, f"{field}_param").CopyFrom(definition)
+            else:
+                check_classes(definition, classes, file)
+
+
+def _resume_file(state: str | Path) -> Path:
+    return Path(str(state).split(".solverstate")[0] + ".resume.npz")

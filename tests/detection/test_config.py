@@ -1,0 +1,110 @@
+"""Options: defaults, files, pairs, profiles, and what is refused."""
+
+import pytest
+
+from detection.config import PROFILES, ConfigError, Options, cfg
+
+
+@pytest.fixture
+def options():
+    return Options()
+
+
+def test_defaults_are_the_originals(options):
+    t = options.TRAIN
+    assert (t.SCALES, t.MAX_SIZE, t.IMS_PER_BATCH, t.BATCH_SIZE, t.SNAPSHOT_ITERS) == ((600,), 1000, 2, 128, 10000)
+    assert (t.FG_FRACTION, t.FG_THRESH, t.BG_THRESH_HI, t.BG_THRESH_LO, t.BBOX_THRESH) == (0.25, 0.5, 0.5, 0.1, 0.5)
+    assert (options.TEST.NMS, options.DEDUP_BOXES, options.RNG_SEED, options.EPS) == (0.3, 1 / 16, 3, 1e-14)
+    assert options.pixel_means().tolist() == [[[102.9801, 115.9465, 122.7717]]]
+
+
+def test_file(options, tmp_path):
+    file = tmp_path / "config.yml"
+    file.write_text("TRAIN:\n  SCALES: [480, 576]\n  FG_THRESH: 1\nTEST:\n  SCALES: 480\nEXP_DIR: mine\n")
+    options.merge_file(file)
+    assert options.TRAIN.SCALES == (480, 576)
+    assert options.TRAIN.FG_THRESH == 1.0 and isinstance(options.TRAIN.FG_THRESH, float)
+    assert options.TEST.SCALES == (480,)
+    assert options.EXP_DIR == "mine"
+    assert options.TRAIN.MAX_SIZE == 1000
+
+
+def test_written_options_read_back(options, tmp_path):
+    options.merge_pairs(["PROFILE", "py-faster-rcnn", "TRAIN.SCALES", "[480, 600]", "EPS", "1e-9"])
+    (tmp_path / "c.yml").write_text(options.to_yaml())
+    again = Options()
+    again.merge_file(tmp_path / "c.yml")
+    assert again == options
+
+
+def test_pairs(options):
+    options.merge_pairs(["TRAIN.USE_FLIPPED", "False", "TEST.NMS", "4e-1", "TRAIN.SNAPSHOT_INFIX", "7"])
+    assert options.TRAIN.USE_FLIPPED is False
+    assert options.TEST.NMS == 0.4
+    assert options.TRAIN.SNAPSHOT_INFIX == "7"
+
+
+def test_profile_comes_first_whatever_the_order(options):
+    options.merge_pairs(["TEST.SELECTION", "rising", "PROFILE", "py-faster-rcnn"])
+    assert (options.BOX_WIDTH_OFFSET, options.CLIP_BOTH_SIDES, options.TEST.SELECTION) == (1.0, True, "rising")
+    options.merge({"TEST": {"SELECTION": "rising"}, "PROFILE": "py-faster-rcnn"})
+    assert options.TEST.SELECTION == "rising"
+
+
+def test_default_profile_is_the_defaults(options):
+    options.use_profile("fast-rcnn")
+    assert options == Options()
+    assert set(PROFILES) == {"fast-rcnn", "py-faster-rcnn"}
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["TRAIN.SCALE", "600"], "unknown option TRAIN.SCALE; did you mean TRAIN.SCALES"),
+        (["train.scales", "600"], "did you mean TRAIN.SCALES"),
+        (["IMS_PER_BATCH", "2"], "did you mean TRAIN.IMS_PER_BATCH"),
+        (["TRAIN.BATCH_SIZE", "many"], "TRAIN.BATCH_SIZE: expected int as in its default 128, actual 'many'"),
+        (["TRAIN.BATCH_SIZE", "2.5"], "expected int"),
+        (["TRAIN.BATCH_SIZE", "true"], "expected int"),
+        (["TRAIN.USE_FLIPPED", "1"], "expected bool"),
+        (["TEST.NMS", "false"], "expected float"),
+        (["TRAIN.SCALES", "[600, big]"], "expected int"),
+        (["TRAIN.SCALES", "[]"], "at least one value"),
+        (["TRAIN", "5"], "expected options below it"),
+        (["TEST.SELECTION", "best"], "expected one of rising, threshold"),
+        (["PROFILE", "fast"], "expected one of fast-rcnn, py-faster-rcnn"),
+        (["PROFILE", "3"], "PROFILE: expected str"),
+        (["TEST.NMS"], "expected pairs NAME VALUE, actual 1 word"),
+    ],
+)
+def test_refusals(options, words, says):
+    with pytest.raises(ConfigError, match=says.replace("(", r"\(").replace("[", r"\[")):
+        options.merge_pairs(words)
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2\n", "TRAIN: [", "just words"])
+def test_files_that_are_no_options(options, tmp_path, text):
+    (tmp_path / "c.yml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yml"):
+        options.merge_file(tmp_path / "c.yml")
+
+
+def test_missing_file_and_empty_file(options, tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yml"):
+        options.merge_file(tmp_path / "none.yml")
+    (tmp_path / "empty.yml").write_text("")
+    options.merge_file(tmp_path / "empty.yml")
+    assert options == Options()
+
+
+def test_yaml_runs_no_code(options, tmp_path):
+    (tmp_path / "c.yml").write_text("EXP_DIR: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ConfigError, match=r"c\.yml"):
+        options.merge_file(tmp_path / "c.yml")
+
+
+def test_reset(default_cfg):
+    cfg.merge({"TRAIN": {"SCALES": [1, 2]}, "RNG_SEED": 5})
+    train = cfg.TRAIN
+    cfg.reset()
+    assert cfg == Options() and cfg.TRAIN is train
