@@ -115,8 +115,25 @@ class TestOptions:
 
 
 @dataclass(slots=True)
+class ProposalOptions:
+    """How proposals are made by selective search, `cfg.PROPOSALS`; they are kept in files until an option changes."""
+
+    MODE: str = "fast"
+    """`fast` (2 colour spaces, 2 scales) or `quality` (5 colour spaces, 4 scales)."""
+
+    MAX_SIDE: int = 500
+    """Larger images are shrunk to this longer side, pixels; 0: never."""
+
+    MIN_SIZE: int = 0
+    """Least width and height of a proposal, pixels of the image."""
+
+    MAX_PROPOSALS: int = 0
+    """Best proposals kept of an image; 0: all."""
+
+
+@dataclass(slots=True)
 class Options:
-    """All options; `TRAIN` and `TEST` hold those of one side."""
+    """All options; `TRAIN` and `TEST` hold those of one side, `PROPOSALS` those of selective search."""
 
     PROFILE: str = "fast-rcnn"
     """Which authors' code is followed where they differ: `fast-rcnn` or `py-faster-rcnn`. Setting it sets all of
@@ -124,6 +141,7 @@ class Options:
 
     TRAIN: TrainOptions = field(default_factory=TrainOptions)
     TEST: TestOptions = field(default_factory=TestOptions)
+    PROPOSALS: ProposalOptions = field(default_factory=ProposalOptions)
 
     BOX_WIDTH_OFFSET: float = 1e-14
     """Added to x2 - x1 for a box's width when targets are encoded and predictions decoded: 1e-14 in `fast-rcnn`
@@ -214,7 +232,7 @@ PROFILES: dict[str, dict] = {
 }
 """In which options the two authors' codes differ; they are never mixed by accident."""
 
-_CHOICES = {"TEST.SELECTION": ("rising", "threshold")}
+_CHOICES = {"TEST.SELECTION": ("rising", "threshold"), "PROPOSALS.MODE": ("fast", "quality")}
 
 
 def _merge(options, values: Mapping, source: str, prefix: str) -> None:
@@ -261,6 +279,8 @@ def _nearest(path: str) -> str:
 def _converted(value, default, path: str, source: str):
     """The value in the type of the default, where no information is lost; else ConfigError."""
     if isinstance(default, tuple):
+        while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+            value = value[0]  # the originals' files nest PIXEL_MEANS like an image
         members = value if isinstance(value, list | tuple) else [value]
         if not members:
             raise ConfigError(f"{source}: {path}: expected at least one value, actual none")

@@ -44,6 +44,11 @@ def test_pairs(options):
     assert options.TRAIN.SNAPSHOT_INFIX == "7"
 
 
+def test_pixel_means_nested_as_in_the_originals_files(options):
+    options.merge({"PIXEL_MEANS": [[[104, 117, 123]]]})
+    assert options.PIXEL_MEANS == (104.0, 117.0, 123.0)
+
+
 def test_profile_comes_first_whatever_the_order(options):
     options.merge_pairs(["TEST.SELECTION", "rising", "PROFILE", "py-faster-rcnn"])
     assert (options.BOX_WIDTH_OFFSET, options.CLIP_BOTH_SIDES, options.TEST.SELECTION) == (1.0, True, "rising")

@@ -79,6 +79,7 @@ class Trainer:
 
     def train(self, max_iters: int) -> Path:
         """Train up to iteration `max_iters`; returns the last model written. Raises TrainingError."""
+        self._start_loss_log()
         model, began, first = None, time.perf_counter(), self.solver.iter
         recent = deque(maxlen=max(self.param.average_loss, self.display))
         try:
@@ -189,7 +190,7 @@ class Trainer:
             self.data_layer.set_state({k[len(prefix) :]: resume[k] for k in resume.files if k.startswith(prefix)})
         logger.info("continuing from %s at iteration %d", state, self.solver.iter)
 
-    def start_loss_log(self) -> None:
+    def _start_loss_log(self) -> None:
         """Begin the loss log: empty, or where training continues, with the lines up to there."""
         lines = self.loss_log.read_text().splitlines() if self.solver.iter and self.loss_log.exists() else []
         kept = [line for line in lines if json.loads(line)["iter"] < self.solver.iter]

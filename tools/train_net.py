@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Train a Fast R-CNN net.
+
+Without options: the default job, a small net on the generated data set `shapes`, in some minutes on a CPU. Other jobs:
+
+  tools/train_net.py --solver models/SqueezeNet/solver.prototxt --weights squeezenet_v1.0.caffemodel \\
+      --imdb my/folder:trainval --fit-classes
+  tools/train_net.py --solver models/VGG16/solver.prototxt --weights data/imagenet_models/VGG16.v2.caffemodel \\
+      --imdb voc_2007_trainval --gpu 0
+
+The model, its snapshots, the loss of every iteration and a training curve go where the solver's snapshot_prefix says.
+tools/test_net.py tests the newest one.
+"""
+
+import secrets
+import sys
+
+import _common
+
+from detection import datasets
+from detection.fast_rcnn import jobs
+
+
+def main(args) -> None:
+    jobs.configure(args.cfg, args.solver, args.set)
+    seed = secrets.randbits(31) if args.rand else None
+    model = jobs.train(
+        args.solver, args.imdb, args.iters, args.weights, args.snapshot, args.output, args.strict, args.fit_classes,
+        seed,
+    )  # fmt: skip
+    print(f"trained model: {model}")
+
+
+if __name__ == "__main__":
+    parser = _common.parser(__doc__)
+    _common.add_device(parser)
+    parser.add_argument("--solver", default="prototxt/solver.prototxt", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--iters", type=int, metavar="N", help="iterations (default: the solver's max_iter)")
+    parser.add_argument("--weights", metavar="FILE", help="start from these weights (several with commas)")
+    parser.add_argument("--snapshot", metavar="FILE", help="continue exactly from this .solverstate")
+    _common.add_config(parser, "the solver")
+    parser.add_argument(
+        "--imdb", default="shapes_train", metavar="NAME", help=f"default: %(default)s; {datasets.NAMES}"
+    )
+    parser.add_argument("--rand", action="store_true", help="another seed at every call instead of RNG_SEED")
+    parser.add_argument("--strict", action="store_true", help="refuse weights that miss a layer or have one too many")
+    parser.add_argument(
+        "--fit-classes", action="store_true", help="change the net's numbers of classes to those of the data set"
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder for what is written (default: the solver's prefix)")
+    sys.exit(_common.run(main, parser.parse_args()))
