@@ -7,7 +7,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError, Message
 
-from caffelite.errors import FileFormatError, PrototxtError
+from caffelite.errors import CaffeliteError, FileFormatError, PrototxtError
 from caffelite.proto.schema import message
 from caffelite.proto.text import TextReader
 from caffelite.proto.upgrade import is_v0, resolve_snapshot_prefix, upgrade_net, upgrade_solver
@@ -59,14 +59,20 @@ def read_solver(path: str | Path) -> Message:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`; the file written there replaces `path` at the end, or vanishes on an error."""
+    """A temporary name beside `path`; the file written there replaces `path` at the end, or vanishes on an error.
+
+    Raises CaffeliteError if the system refuses.
+    """
     path = Path(path)
+    # beside it, because only within one file system the replacement is a single step
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise CaffeliteError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -75,11 +75,15 @@ def write_weights_hdf5(path: str | Path, layers: Iterable[tuple[Message, Blobs]]
     """
     with _replaced(path) as file:
         for layer, blobs in layers:
-            file.create_group(f"data/{layer.name}")
-            for i, (data, diff) in enumerate(blobs):
-                for kind, values in (("data", data), ("diff", diff)):
-                    if values is not None:
-                        file.create_dataset(f"{kind}/{layer.name}/{i}", data=np.asarray(values, np.float32))
+            try:
+                file.create_group(f"data/{layer.name}")
+                for i, (data, diff) in enumerate(blobs):
+                    for kind, values in (("data", data), ("diff", diff)):
+                        if values is not None:
+                            file.create_dataset(f"{kind}/{layer.name}/{i}", data=np.asarray(values, np.float32))
+            except ValueError as error:
+                problem = f"the name of layer {layer.name!r} cannot be used in HDF5 ({error}); rename it"
+                raise FileFormatError(f"{path}: {problem}, or save as .caffemodel") from error
 
 
 def read_solverstate_hdf5(path: str | Path) -> SolverState:

@@ -181,18 +181,20 @@ class TextReader:
     def _string(self, field: FieldDescriptor) -> str | bytes:
         if self._kind != "string":
             raise self.error(f"{_name(field)} expects a string in quotes, found {self._found()}")
-        value = b""
+        start, value = self._start, b""
+        not_utf8 = f"the string of {field.name} is not UTF-8; save the file as UTF-8"
         while self._kind == "string":
             try:
                 value += text_encoding.CUnescape(self._token[1:-1])
-                if field.type == FieldDescriptor.TYPE_STRING:
-                    value.decode()
-            except UnicodeError as error:
-                raise self.error(f"the string of {field.name} is not UTF-8; save the file as UTF-8") from error
+            except UnicodeEncodeError as error:
+                raise self.error(not_utf8) from error
             except ValueError as error:
                 raise self.error(f"the string of {field.name} has a wrong escape: {error}") from error
             self._advance()
-        return value.decode() if field.type == FieldDescriptor.TYPE_STRING else value
+        try:
+            return value.decode() if field.type == FieldDescriptor.TYPE_STRING else value
+        except UnicodeDecodeError as error:
+            raise self.error(not_utf8, start) from error
 
     def _enum(self, field: FieldDescriptor) -> int:
         values, start = field.enum_type.values_by_name, self._start
