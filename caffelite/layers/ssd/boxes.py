@@ -128,6 +128,8 @@ def match(overlap: np.ndarray, per_prediction: bool, threshold: float) -> np.nda
     that it overlaps most, if by `threshold`.
     """
     matches = np.full(overlap.shape[1], UNMATCHED)
+    if not overlap.size:
+        return matches
     free = overlap.copy()
     best = free.argmax(1)
     for _ in range(len(overlap)):

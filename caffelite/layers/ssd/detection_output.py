@@ -43,7 +43,9 @@ class DetectionOutput(Layer):
             "found no location predictions for label -1: background_label_id: -1 needs share_location: false",
         )
         self.location_classes = 1 if param.share_location else param.num_classes
-        self.threshold = param.confidence_threshold if param.HasField("confidence_threshold") else -np.inf
+        self.threshold = (
+            param.confidence_threshold if param.HasField("confidence_threshold") else np.finfo(np.float32).min
+        )
         self.top_k = nms.top_k if nms.HasField("top_k") and nms.top_k > -1 else None
         if param.visualize:
             log.warning("layer %r: visualize opens windows in the original; here it does nothing", self.name)

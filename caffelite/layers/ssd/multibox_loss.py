@@ -118,12 +118,13 @@ class MultiBoxLoss(Layer):
             gradient[self.confidence_rows] = self.confidence_derivative * scale
 
     def _ground_truth(self, data: np.ndarray) -> ground_truth.GroundTruth:
-        agnostic = self.options.map_object_to_agnostic and not self.mining  # mining looks at the labels themselves
-        truth = ground_truth.read(data, self.background, None if agnostic else self.classes)
+        param = self.options
+        labels_count = self.mining or not (param.map_object_to_agnostic and param.share_location)
+        truth = ground_truth.read(data, self.background, self.classes if labels_count else None)
         wrong = truth.images[(truth.images < 0) | (truth.images >= self.images)]
         if len(wrong):
             raise ValueError(f"expected item ids from 0 to {self.images - 1} in the ground truth, actual {wrong[0]}")
-        return truth if self.options.use_difficult_gt else truth[~truth.difficult]
+        return truth if param.use_difficult_gt else truth[~truth.difficult]
 
     def _confidence_losses(self, scores: np.ndarray, labels: np.ndarray, negatives: np.ndarray) -> np.ndarray:
         """Loss per row of scores that counts, and for the backward pass which rows these are and their derivative.
