@@ -1,4 +1,4 @@
-"""Fast R-CNN on random weights and 600x1000 images: a training iteration and a test image, against PyTorch if installed.
+"""Fast R-CNN on random weights and 600x1000 images: training and testing, beside PyTorch if installed.
 
     python benchmarks/fast_rcnn.py [--net CaffeNet VGG16] [--train] [--rois 2000] [--repeats 5] [--no-torch]
 
@@ -86,8 +86,12 @@ def torch_model(name: str, train: bool):
         if layer.type == "Convolution":
             p = layer.convolution_param
             modules[layer.name] = nn.Conv2d(
-                channels[bottom], p.num_output, p.kernel_size[0], p.stride[0] if p.stride else 1,
-                p.pad[0] if p.pad else 0, groups=p.group,
+                channels[bottom],
+                p.num_output,
+                p.kernel_size[0],
+                p.stride[0] if p.stride else 1,
+                p.pad[0] if p.pad else 0,
+                groups=p.group,
             )
             channels[top] = p.num_output
         elif layer.type == "InnerProduct":
@@ -174,13 +178,17 @@ def torch_testing(name: str, count: int, rng: np.random.Generator):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", nargs="+", default=["CaffeNet", "VGG16"], help="models/<NET> (default: CaffeNet VGG16)")
+    parser.add_argument(
+        "--net", nargs="+", default=["CaffeNet", "VGG16"], help="models/<NET> (default: CaffeNet VGG16)"
+    )
     parser.add_argument("--train", action="store_true", help="only training iterations")
     parser.add_argument("--rois", type=int, default=0, help="only test images, with this many RoIs")
     parser.add_argument("--repeats", type=int, default=5, help="measured runs of each (default: 5)")
     parser.add_argument("--threads", type=int, default=0, help="threads (default: all cores)")
     parser.add_argument("--no-torch", action="store_true", help="without the comparison")
-    parser.add_argument("--memory", action="store_true", help="one run, print the peak memory and stop (used by itself)")
+    parser.add_argument(
+        "--memory", action="store_true", help="one run, print the peak memory and stop (used by itself)"
+    )
     options = parser.parse_args()
     kernels.set_threads(options.threads)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""caffelite: Caffe's layer graphs from prototxt files on numpy or CuPy. `import caffelite as caffe` gives pycaffe's names."""
+"""caffelite: Caffe's layer graphs from prototxt files. `import caffelite as caffe` gives pycaffe's names."""
 
 import sys
 

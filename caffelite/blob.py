@@ -18,7 +18,7 @@ class Memory:
     It starts as zeros, or as what `initial` (a function of the numpy array) writes into them.
     """
 
-    __slots__ = ("size", "initial", "_host", "_device", "_newest")
+    __slots__ = ("_device", "_host", "_newest", "initial", "size")
 
     def __init__(self, size: int):
         self.size = size

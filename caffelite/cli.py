@@ -1,4 +1,4 @@
-"""The command `caffelite`: train, test, time, summary, draw and device_query, with the options of the `caffe` binary."""
+"""The command `caffelite`: train, test, time, summary, draw, device_query; options as the `caffe` binary's."""
 
 from __future__ import annotations
 
@@ -58,16 +58,22 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--weights", default="", metavar="FILE", help=".caffemodel, or several with commas")
         return sub
 
-    sub = command("train", train, "Train, or fine-tune from --weights, or continue from --snapshot.", "device", "weights")
+    sub = command(
+        "train", train, "Train, or fine-tune from --weights, or continue from --snapshot.", "device", "weights"
+    )
     sub.add_argument("--solver", required=True, metavar="FILE", help="solver prototxt")
     sub.add_argument("--snapshot", default="", metavar="FILE", help="continue from this .solverstate")
     sub.add_argument("--level", type=int, default=0, metavar="N", help="level of the train net's state")
     sub.add_argument("--stage", default="", metavar="A,B", help="stages of the train net's state")
     effects = ("snapshot", "stop", "none")
     sub.add_argument("--sigint_effect", choices=effects, default="stop", help="what Ctrl-C does (default: stop)")
-    sub.add_argument("--sighup_effect", choices=effects, default="snapshot", help="what SIGHUP does (default: snapshot)")
+    sub.add_argument(
+        "--sighup_effect", choices=effects, default="snapshot", help="what SIGHUP does (default: snapshot)"
+    )
 
-    sub = command("test", test, "Score a net: the mean of its outputs over --iterations passes.", "device", "net", "weights")
+    sub = command(
+        "test", test, "Score a net: the mean of its outputs over --iterations passes.", "device", "net", "weights"
+    )
     sub.add_argument("--iterations", type=int, default=50, metavar="N", help="passes to average (default: 50)")
 
     sub = command("time", time_net, "Time every layer forward and backward.", "device", "net", "weights")
@@ -188,8 +194,10 @@ def summary(options) -> None:
         parameters += count
         operations += work
     memories = {id(b.data_memory): b.data_memory.size for b in net._blobs}
-    print(f"{len(net.layers)} layers, {parameters:,} parameters ({parameters * 4 / 2**20:,.1f} MiB), "
-          f"{operations / 1e9:,.3f} G multiply-adds, {sum(memories.values()) * 4 / 2**20:,.1f} MiB of blobs")
+    print(
+        f"{len(net.layers)} layers, {parameters:,} parameters ({parameters * 4 / 2**20:,.1f} MiB), "
+        f"{operations / 1e9:,.3f} G multiply-adds, {sum(memories.values()) * 4 / 2**20:,.1f} MiB of blobs"
+    )
 
 
 def _multiply_adds(layer, bottom, top) -> int:

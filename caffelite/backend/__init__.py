@@ -64,7 +64,9 @@ def describe_gpus() -> list[str]:
     except BackendError as e:
         return [f"GPU: none usable: {e}"]
     runtime = cupy.cuda.runtime
-    lines = [f"CuPy {cupy.__version__}, CUDA runtime {runtime.runtimeGetVersion()}, driver {runtime.driverGetVersion()}"]
+    lines = [
+        f"CuPy {cupy.__version__}, CUDA runtime {runtime.runtimeGetVersion()}, driver {runtime.driverGetVersion()}"
+    ]
     for i in range(runtime.getDeviceCount()):
         p = runtime.getDeviceProperties(i)
         lines.append(

@@ -78,7 +78,7 @@ def signatures(text: str) -> dict[str, list[tuple[str, bool, bool, str]]]:
         signature = []
         for argument in arguments.split(","):
             m = re.match(r"\s*(const\s+)?([\w ]+?)\s*(\*?)\s*(?:__restrict__\s+)?(\w+)\s*$", argument)
-            if not m or m[2] not in _SCALARS and m[2] not in _POINTEES:
+            if not m or (m[2] not in _SCALARS and m[2] not in _POINTEES):
                 raise BackendError(f"kernel {name}: argument {argument.strip()!r} has a type that the launcher lacks")
             signature.append((m[2], bool(m[3]), bool(m[1]), m[4]))
         found[name] = signature
@@ -174,7 +174,9 @@ class KernelFamily:
     def _run_gpu(self, name: str, arguments) -> None:
         n = int(arguments[0][0])
         if n:
-            raw = tuple((v if v is not None else np.intp(0)) if pointer else want[1](v) for v, pointer, want in arguments)
+            raw = tuple(
+                (v if v is not None else np.intp(0)) if pointer else want[1](v) for v, pointer, want in arguments
+            )
             self.module.get_function(name)((min((n + BLOCK - 1) // BLOCK, 1 << 20),), (BLOCK,), raw)
 
 
@@ -201,7 +203,7 @@ def cache_folder() -> Path:
 
 
 def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
-    """Compile a kernel text to a shared library, or find it in the cache. Raises BackendError with the compiler's words."""
+    """Compile a kernel text to a shared library, or find it in the cache. Raises BackendError."""
     command = compiler()
     openmp = [] if "ziglang" in command else ["-fopenmp"]
     # contraction into fused multiply-adds is off so that numpy, CPU kernels and GPU kernels round alike

@@ -47,7 +47,7 @@ def sigmoid(p, state) -> float:
 
 
 def plateau(p, state) -> float:
-    """base_lr * gamma ^ current_step, one step more when the loss has not fallen for plateau_winsize iterations (SSD fork)."""
+    """base_lr * gamma ^ current_step, which grows when the loss stops falling (SSD fork)."""
     if state.smoothed_loss < state.minimum_loss:
         state.minimum_loss, state.iter_last_event = state.smoothed_loss, state.iter
     windows = p.plateau_winsize

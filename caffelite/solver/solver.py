@@ -221,12 +221,12 @@ class Solver:
         return model, state
 
     def restore(self, path) -> None:
-        """Continue from a .solverstate (or .solverstate.h5) and the weights it names. Raises SolverError, WeightsError."""
+        """Continue from a .solverstate(.h5) and the weights it names. Raises SolverError, WeightsError."""
         path = os.fspath(path)
         state = weight_files.read_solverstate(path)
         if len(state.history) != len(self.history):
             raise SolverError(
-                f"{path}: {len(state.history)} history blob(s), but {self.file} ({self.param.type}) needs {len(self.history)}"
+                f"{path}: {len(state.history)} history blob(s), {self.file} ({self.param.type}) needs {len(self.history)}"
             )
         for k, (blob, values) in enumerate(zip(self.history, state.history)):
             if not weight_files.shapes_match(values.shape, blob.shape):
@@ -260,7 +260,8 @@ class Solver:
         sources = [*p.test_net_param, *p.test_net]
         if len(p.test_iter) < len(sources) or (generic is None and len(p.test_iter) > len(sources)):
             raise SolverError(
-                f"{self.file}: test_iter must be given once per test net, actual {len(p.test_iter)} for {len(sources)} net(s)"
+                f"{self.file}: test_iter must be given once per test net, "
+                f"actual {len(p.test_iter)} for {len(sources)} net(s)"
             )
         sources += [generic] * (len(p.test_iter) - len(sources))
         if p.test_state and len(p.test_state) != len(sources):
@@ -269,7 +270,9 @@ class Solver:
                 f"actual {len(p.test_state)} for {len(sources)} net(s)"
             )
         if sources and p.test_interval <= 0:
-            raise SolverError(f"{self.file}: test_interval must be over 0 where there are test nets, actual {p.test_interval}")
+            raise SolverError(
+                f"{self.file}: test_interval must be over 0 where there are test nets, actual {p.test_interval}"
+            )
         nets = [self._net(s, TEST, p.test_state[k] if p.test_state else None) for k, s in enumerate(sources)]
         for net in nets:
             net.debug_info = p.debug_info
@@ -282,9 +285,7 @@ class Solver:
         p = self.param
         policies.check(p, self.file)
         if p.regularization_type not in ("L1", "L2"):
-            raise SolverError(
-                f"{self.file}: unknown regularization_type {p.regularization_type!r} (known: L1, L2)"
-            )
+            raise SolverError(f"{self.file}: unknown regularization_type {p.regularization_type!r} (known: L1, L2)")
         if p.iter_size < 1:
             raise SolverError(f"{self.file}: iter_size must be at least 1, actual {p.iter_size}")
         if p.average_loss < 1:

@@ -10,7 +10,7 @@ from caffelite.errors import SolverError
 
 
 class SGD:
-    """h = momentum * h + rate * g;  w -= h. The rate is inside the history: a rate drop does not rescale old momentum."""
+    """h = momentum * h + rate * g;  w -= h. The rate is in the history: a drop leaves old momentum."""
 
     kernel = "sgd"
     histories = 1

@@ -141,7 +141,7 @@ def test_loading_reports_and_refuses(build, tmp_path):
         renamed.copy_from(path, strict=True)
     wider = build(text=(SMALL % "").replace("num_output: 5", "num_output: 6"), seed=1)
     before = wider.params["conv1"][0].data.copy()
-    with pytest.raises(WeightsError, match="5 x 36.*6 x 36.*rename"):
+    with pytest.raises(WeightsError, match=r"5 x 36.*6 x 36.*rename"):
         wider.copy_from(path)
     assert np.array_equal(before, wider.params["conv1"][0].data), "nothing may be copied when something does not fit"
     assert wider.copy_from(path, skip_mismatched=True).loaded == ["conv1"]

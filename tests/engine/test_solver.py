@@ -11,7 +11,8 @@ from caffelite.solver import policies
 NET = """
 name: "line"
 layer { name: "data" type: "DummyData" top: "data" top: "target"
-  dummy_data_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 } data_filler { value: 0.5 } data_filler { value: 2 } } }
+  dummy_data_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 }
+  data_filler { value: 0.5 } data_filler { value: 2 } } }
 layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip" param { lr_mult: 1 decay_mult: 1 }
   param { lr_mult: 2 decay_mult: 0 } inner_product_param { num_output: 2 weight_filler { type: "gaussian" std: 0.3 } } }
 layer { name: "drop" type: "Dropout" bottom: "ip" top: "drop" include { phase: TRAIN stage: "drop" } }
@@ -24,8 +25,16 @@ def make(tmp_path):
     (tmp_path / "net.prototxt").write_text(NET)
 
     def solver(text="", **replace):
-        p = {"base_lr": "0.1", "lr_policy": '"fixed"', "momentum": "0.9", "weight_decay": "0.01", "max_iter": "6",
-             "random_seed": "1", "snapshot_prefix": f'"{tmp_path / "s"}"', "net": f'"{tmp_path / "net.prototxt"}"'}
+        p = {
+            "base_lr": "0.1",
+            "lr_policy": '"fixed"',
+            "momentum": "0.9",
+            "weight_decay": "0.01",
+            "max_iter": "6",
+            "random_seed": "1",
+            "snapshot_prefix": f'"{tmp_path / "s"}"',
+            "net": f'"{tmp_path / "net.prototxt"}"',
+        }
         p |= replace
         path = tmp_path / "solver.prototxt"
         path.write_text("\n".join(f"{k}: {v}" for k, v in p.items() if v) + "\n" + text)
