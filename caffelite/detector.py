@@ -114,10 +114,10 @@ def selective_search(image_fnames: Sequence[str]) -> list[np.ndarray]:
     """Windows (y1, x1, y2, x2), int, of each image file by OpenCV's selective search in its fast mode."""
     result = []
     for filename in image_fnames:
-        cv2.setRNGSeed(0)
         search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
         search.setBaseImage((io.load_image(filename)[:, :, ::-1] * 255).round().astype(np.uint8))
         search.switchToSelectiveSearchFast()
         x, y, w, h = search.process().T
-        result.append(np.stack([y, x, y + h, x + w], axis=1))
+        # OpenCV ranks the boxes by chance; sorted, they are the same every time
+        result.append(np.unique(np.stack([y, x, y + h, x + w], axis=1), axis=0))
     return result

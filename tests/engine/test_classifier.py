@@ -122,7 +122,7 @@ def test_detector_selective_search_of_its_own(mean_net, tmp_path):
     cv2.imwrite(path, image)
     first, second = (caffe.detector.selective_search([path])[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    assert [20, 30, 60, 90] in first.tolist()
+    assert np.abs(first - [20, 30, 60, 90]).max(axis=1).min() <= 2
     assert len(caffe.Detector(mean_net, None).detect_selective_search([path])) == len(first)
 
 
