@@ -19,7 +19,8 @@ def gemm(a, b, out, transpose_a: bool = False, transpose_b: bool = False, accumu
     inner, n = b.shape[::-1] if transpose_b else b.shape
     if inner != k or out.shape != (m, n):
         raise BackendError(
-            f"gemm: expected ({m}, {k}) @ ({k}, {n}) into ({m}, {n}), actual ({m}, {k}) @ ({inner}, {n}) into {out.shape}"
+            f"gemm: expected ({m}, {k}) @ ({k}, {n}) into ({m}, {n}), "
+            f"actual ({m}, {k}) @ ({inner}, {n}) into {out.shape}"
         )
     if isinstance(out, np.ndarray):
         kernels("gemm").gemm(a, b, out, m, n, k, transpose_a, transpose_b, accumulate)

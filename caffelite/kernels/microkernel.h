@@ -57,7 +57,10 @@ static void block(const float* s, long s_row, const float* v, long pitch, int k,
   for (int r = 0; r < rows; ++r) row[r] = s + r * s_row;
   vec sum[rows][vectors];
   for (int r = 0; r < rows; ++r)
-    for (int q = 0; q < vectors; ++q) sum[r][q] = vec{};
+    for (int q = 0; q < vectors; ++q) {
+      sum[r][q] = vec{};
+      __builtin_prefetch(t.at + r * t.row + q * LANES, 1); /* it lies scattered: no hardware foresees it */
+    }
   for (int i = 0; i < k; ++i, v += pitch) {
     vec x[vectors];
     for (int q = 0; q < vectors; ++q) x[q] = load(v + q * LANES);
@@ -110,9 +113,46 @@ static void multiply(const float* s, long s_row, int rows, const float* v, long 
     }
 }
 
-/* to (columns x rows) = from (rows x columns) transposed */
-static void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row) {
-  for (int c0 = 0; c0 < columns; c0 += 16)
-    for (int r = 0; r < rows; ++r)
-      for (int c = c0; c < min(c0 + 16, columns); ++c) to[c * to_row + r] = from[r * from_row + c];
+#if VECTOR_BYTES == 64
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VECTOR_BYTES == 32
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#endif
+#ifdef __clang__
+#define INTERLEAVE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int lanes __attribute__((vector_size(VECTOR_BYTES)));
+#define INTERLEAVE(a, b, ...) __builtin_shuffle(a, b, lanes{__VA_ARGS__})
+#endif
+
+/* to (columns x rows) = (or +=) from (rows x columns) transposed */
+static void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row, bool add = false) {
+  for (int r = 0; r < rows; r += LANES)
+    for (int c = 0; c < columns; c += LANES) {
+      const float* f = from + r * from_row + c;
+      float* t = to + c * to_row + r;
+      if (r + LANES <= rows && c + LANES <= columns) {
+        vec a[LANES], b[LANES];
+        for (int i = 0; i < LANES; ++i) a[i] = load(f + i * from_row);
+        for (int step = 1; step < LANES; step *= 2) { /* a perfect shuffle for each bit of the index */
+          for (int i = 0; i < LANES / 2; ++i) {
+            b[2 * i] = INTERLEAVE(a[i], a[i + LANES / 2], LOW);
+            b[2 * i + 1] = INTERLEAVE(a[i], a[i + LANES / 2], HIGH);
+          }
+          for (int i = 0; i < LANES; ++i) a[i] = b[i];
+        }
+        for (int i = 0; i < LANES; ++i) store(t + i * to_row, add ? load(t + i * to_row) + a[i] : a[i]);
+      } else {
+        for (int i = 0; i < min((int)LANES, rows - r); ++i)
+          for (int j = 0; j < min((int)LANES, columns - c); ++j) {
+            float* p = t + j * to_row + i;
+            *p = add ? *p + f[i * from_row + j] : f[i * from_row + j];
+          }
+      }
+    }
 }
