@@ -46,6 +46,7 @@ def check_sizes(priors: np.ndarray, code_type: int) -> None:
     raise ValueError(f"expected priors of positive width and height, actual {priors[at].tolist()}")
 
 
+@np.errstate(invalid="ignore", over="ignore")  # predicted boxes may be infinite
 def areas(boxes: np.ndarray, plus_one: bool = False) -> np.ndarray:
     """Areas [N] of boxes [N, 4]; 0 where a box is inside out. `plus_one` counts pixels inclusively."""
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -54,6 +55,7 @@ def areas(boxes: np.ndarray, plus_one: bool = False) -> np.ndarray:
     return area
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def overlaps(
     a: np.ndarray, b: np.ndarray, area_a: np.ndarray | None = None, area_b: np.ndarray | None = None, extra: int = 0
 ) -> np.ndarray:

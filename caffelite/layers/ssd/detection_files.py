@@ -96,7 +96,7 @@ class DetectionFiles:
 
     def add(self, rows: np.ndarray) -> None:
         """Take the detections [N, 7] of the next image; write the files when it was the last of a round."""
-        unknown = set(rows[:, 1].astype(int)) - set(self.labels)
+        unknown = set(rows[:, 1].astype(int).tolist()) - set(self.labels)
         if unknown:
             raise ValueError(f"found labels {sorted(unknown)} that are not in the label map")
         self.images.append(rows)
