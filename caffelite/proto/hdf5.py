@@ -126,7 +126,7 @@ def _opened(path: str | Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError, ValueError, IndexError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
         raise FileFormatError(f"{path}: damaged, or no HDF5 file of Caffe: {error}") from error
 
 

@@ -95,7 +95,7 @@ def read_solverstate(path: str | Path) -> SolverState:
             history.append(reader.blob(begin, end))
         elif (number, wire_type) == (4, VARINT):
             current_step = begin
-    if iteration is None:
+    if iteration is None or max(iteration, current_step) >= 2**31:
         raise FileFormatError(f"{path}: names no iteration; expected a .solverstate")
     return SolverState(iteration, learned_net, current_step, history)
 

@@ -27,13 +27,17 @@ def field_facts(field):
     return label, kind
 
 
+def as_float32(value):
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
 def declared_default(field, text):
     """The default that the schema's table writes, as the field's Python value."""
     if field.enum_type:
         return field.enum_type.values_by_name[text].number
     kind = TYPES[field.type]
     if kind == "float":
-        return struct.unpack("f", struct.pack("f", float(text)))[0]
+        return as_float32(float(text))
     return {"bool": lambda t: t == "True", "string": str}.get(kind, int)(text)
 
 
@@ -52,7 +56,10 @@ def test_every_field_is_as_in_caffe(shared):
         assert packed[owner, name] == (is_packed == "packed"), (owner, name)
         assert defaults[owner, name] == (default != ""), (owner, name)
         if default:
-            assert field.default_value == declared_default(field, default), (owner, name)
+            value = field.default_value
+            # protobuf without its C part keeps the default of a float as a double
+            value = as_float32(value) if kind == "float" else value
+            assert value == declared_default(field, default), (owner, name)
         seen.add((owner, name))
     assert seen == set(packed)
 

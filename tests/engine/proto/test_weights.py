@@ -218,8 +218,9 @@ def test_solver_state_that_caffe_wrote(tmp_path):
     assert (tmp_path / "net.solverstate").read_bytes() == original.read_bytes()
 
 
-def test_a_file_that_is_no_solver_state(tmp_path):
-    (tmp_path / "x").write_bytes(b"\x12\x01x")
+@pytest.mark.parametrize("content", [b"\x12\x01x", b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"])
+def test_a_file_that_is_no_solver_state(content, tmp_path):
+    (tmp_path / "x").write_bytes(content)
     with pytest.raises(FileFormatError, match=r"names no iteration; expected a \.solverstate"):
         read_solverstate(tmp_path / "x")
 
