@@ -1,20 +1,28 @@
-"""What the commands share: finding the packages in a checkout, options, logging, and errors in one line."""
+"""What the commands share: finding the packages from a checkout, common options, logging, and errors in one line."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-if find_spec("caffelite") is None or find_spec("detection") is None:
-    root = Path(__file__).resolve().parent.parent
-    sys.path[:0] = [str(root), str(root / "lib")]
+ROOT = Path(__file__).resolve().parent.parent
 
-import caffelite
-from caffelite.errors import BackendError, CaffeliteError
+if find_spec("caffelite") is None or find_spec("detection") is None:
+    sys.path[:0] = [str(ROOT), str(ROOT / "lib")]
+try:
+    import caffelite
+    from caffelite.errors import BackendError, CaffeliteError
+    from detection import datasets
+except ModuleNotFoundError as missing:
+    python = ROOT / ".venv" / "bin" / "python"
+    if python.exists() and Path(sys.prefix) != ROOT / ".venv":
+        os.execv(python, [str(python), *sys.argv])  # the environment of `make`, though it is not activated
+    sys.exit(f"error: the Python package {missing.name} is missing here; `make` sets up .venv, or: pip install -e .")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -36,9 +44,19 @@ def add_config(options: argparse.ArgumentParser, beside: str) -> None:
     )
 
 
+def add_data(options: argparse.ArgumentParser, imdb: str) -> None:
+    """--imdb, --proposals and --fit-classes"""
+    options.add_argument("--imdb", default=imdb, metavar="NAME", help=f"data set: {datasets.NAMES} (default: {imdb})")
+    options.add_argument("--proposals", metavar="FILE", help="the authors' .mat file (default: selective search)")
+    options.add_argument(
+        "--fit-classes", action="store_true", help="change the net's numbers of classes to those of the data set"
+    )
+
+
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
     """Select the device, call main(args); the exit status: 0, 1 after an error, 2 for a device that is not there."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("detection").setLevel(logging.INFO)
     try:
         caffelite.set_threads(args.threads)
         if args.gpu is not None:

@@ -17,7 +17,6 @@ import sys
 
 import _common
 
-from detection import datasets
 from detection.fast_rcnn import jobs
 
 
@@ -25,8 +24,8 @@ def main(args) -> None:
     jobs.configure(args.cfg, args.solver, args.set)
     seed = secrets.randbits(31) if args.rand else None
     model = jobs.train(
-        args.solver, args.imdb, args.iters, args.weights, args.snapshot, args.output, args.strict, args.fit_classes,
-        seed,
+        args.solver, args.imdb, args.iters, args.weights, args.snapshot, args.proposals, args.output, args.strict,
+        args.fit_classes, seed,
     )  # fmt: skip
     print(f"trained model: {model}")
 
@@ -39,13 +38,8 @@ if __name__ == "__main__":
     parser.add_argument("--weights", metavar="FILE", help="start from these weights (several with commas)")
     parser.add_argument("--snapshot", metavar="FILE", help="continue exactly from this .solverstate")
     _common.add_config(parser, "the solver")
-    parser.add_argument(
-        "--imdb", default="shapes_train", metavar="NAME", help=f"default: %(default)s; {datasets.NAMES}"
-    )
+    _common.add_data(parser, "shapes_train")
     parser.add_argument("--rand", action="store_true", help="another seed at every call instead of RNG_SEED")
     parser.add_argument("--strict", action="store_true", help="refuse weights that miss a layer or have one too many")
-    parser.add_argument(
-        "--fit-classes", action="store_true", help="change the net's numbers of classes to those of the data set"
-    )
     parser.add_argument("--output", metavar="DIR", help="folder for what is written (default: the solver's prefix)")
     sys.exit(_common.run(main, parser.parse_args()))

@@ -23,6 +23,16 @@ def stated_classes(definition) -> dict[str, float]:
     return stated
 
 
+def num_classes(definition, where: str) -> int:
+    """The number of classes, background included, that a NetParameter read from `where` states. Raises ConfigError."""
+    stated = stated_classes(definition)
+    if not stated:
+        raise ConfigError(
+            f"{where}: expected a layer cls_score, bbox_pred or a RoIDataLayer, which say how many classes"
+        )
+    return int(next(iter(stated.values())))
+
+
 def check_classes(definition, classes: Sequence[str], where: str) -> None:
     """Raise ConfigError, naming all places, unless the NetParameter read from `where` is for these classes."""
     stated = stated_classes(definition)

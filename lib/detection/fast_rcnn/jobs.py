@@ -1,27 +1,37 @@
-"""The jobs behind tools/train_net.py and tools/test_net.py: from names of data sets and files to results."""
+"""The jobs of tools/train_net.py, test_net.py and demo.py: from names of data sets and files to results."""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from caffelite import proto
+from caffelite import TEST, Net, proto, set_random_seed
 from caffelite.errors import CaffeliteError
-from detection import datasets
+from detection import datasets, visualize
 from detection.config import cfg
 from detection.datasets import shapes
+from detection.datasets.image import read_image
+from detection.evaluation import report
+from detection.evaluation.voc import Evaluation, evaluate
+from detection.fast_rcnn import classes as class_counts
+from detection.fast_rcnn.files import class_names, newest_model, read_solver, save_detections, write_class_names
+from detection.fast_rcnn.test import Detections, detect, test_net
 from detection.fast_rcnn.train import Trainer
-from detection.proposals.selective_search import SearchOptions, proposals
+from detection.proposals import published
+from detection.proposals.selective_search import SearchOptions, proposals, search
 from detection.roi_data.roidb import build_roidb
 
 logger = logging.getLogger("detection")
 
 DEFAULT_ITERS = 40000
 """Iterations of the paper's VOC 2007 schedule, for a solver that does not say."""
+
+SAMPLES = 12
+"""Images in the picture of sample detections."""
 
 
 def configure(file: str | None, beside: str, pairs: Sequence[str]) -> None:
@@ -44,22 +54,17 @@ def get_dataset(name: str):
     return datasets.get(name)
 
 
-def dataset_proposals(dataset) -> list[np.ndarray]:
-    """Every image's proposals by selective search, as cfg.PROPOSALS says."""
+def search_options() -> SearchOptions:
+    """cfg.PROPOSALS for selective search."""
     p = cfg.PROPOSALS
-    return proposals(dataset, SearchOptions(p.MODE, p.MAX_SIDE, p.MIN_SIZE, p.MAX_PROPOSALS))
+    return SearchOptions(p.MODE, p.MAX_SIDE, p.MIN_SIZE, p.MAX_PROPOSALS)
 
 
-def read_solver(path: str, dataset: str, output: str | None = None):
-    """The SolverParameter of a file, its snapshot_prefix complete: in the folder `output` if given, else where the
-    prefix says, or if that names no folder, in output/<EXP_DIR>/<data set>. Raises PrototxtError, CaffeliteError."""
-    if not os.path.isfile(path):
-        raise CaffeliteError(f"--solver {path}: there is no such file (run from the folder that it lies in?)")
-    param = proto.read_solver(path)
-    folder, name = os.path.split(param.snapshot_prefix or Path(path).stem)
-    folder = output or folder or os.path.join("output", cfg.EXP_DIR, dataset)
-    param.snapshot_prefix = os.path.join(folder, name or Path(path).stem)
-    return param
+def dataset_proposals(dataset, file: str | None = None) -> list[np.ndarray]:
+    """Every image's proposals: from a published .mat file if given, else by selective search."""
+    if file:
+        return published.proposals(dataset, file, cfg.PROPOSALS.MAX_PROPOSALS)
+    return proposals(dataset, search_options())
 
 
 def train(
@@ -68,6 +73,7 @@ def train(
     iters: int | None = None,
     weights: str | None = None,
     snapshot: str | None = None,
+    proposals_file: str | None = None,
     output: str | None = None,
     strict: bool = False,
     fit_classes: bool = False,
@@ -84,10 +90,129 @@ def train(
     param = read_solver(solver, dataset.name, output)
     if seed is not None:
         cfg.RNG_SEED = param.random_seed = seed
-    roidb = build_roidb(dataset, dataset_proposals(dataset))
+    roidb = build_roidb(dataset, dataset_proposals(dataset, proposals_file))
     trainer = Trainer(param, roidb, dataset.classes, fit_classes)
     if weights:
         trainer.load_weights(weights, strict)
     if snapshot:
         trainer.restore(snapshot)
-    return trainer.train(iters or param.max_iter or DEFAULT_ITERS)
+    model = trainer.train(iters or param.max_iter or DEFAULT_ITERS)
+    write_class_names(model, dataset.classes)
+    curve = trainer.loss_log.with_suffix(".png")
+    plot_losses(trainer.loss_log, curve)
+    logger.info("losses in %s, training curve %s", trainer.loss_log, curve)
+    return model
+
+
+def plot_losses(log: Path, picture: Path) -> None:
+    """Draw the curves of a loss log."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = [name for name in lines[0] if name not in ("iter", "lr")]
+    iterations = [line["iter"] for line in lines]
+    curves = {name: (iterations, [line[name] for line in lines]) for name in names}
+    visualize.plot_training(curves, picture, log.stem.removesuffix("_loss"))
+
+
+def load_net(definition: str, model: str | Path | None, classes: Sequence[str], fit: bool = False) -> Net:
+    """The test net of a prototxt with a model's weights, or untrained; its numbers of classes checked, or fitted."""
+    net, _ = proto.read_net(definition)
+    if fit:
+        class_counts.fit_classes(net, len(classes))
+    else:
+        class_counts.check_classes(net, classes, definition)
+    set_random_seed(cfg.RNG_SEED)
+    net = Net(net if fit else definition, phase=TEST)
+    if model is not None:
+        logger.info("%s", net.copy_from(model))
+    return net
+
+
+def detect_dataset(net: Net, dataset, boxes: Sequence[np.ndarray]) -> Detections:
+    """The net's detections in a data set, given every image's proposals."""
+    images = (read_image(dataset.image_path(i)) for i in range(len(dataset)))
+    return test_net(net, images, [{"boxes": b} for b in boxes], dataset.num_classes)
+
+
+def test(
+    definition: str,
+    imdb: str,
+    model: str | None = None,
+    proposals_file: str | None = None,
+    output: str | None = None,
+    fit_classes: bool = False,
+    competition: bool = False,
+    compare: bool = False,
+) -> dict[str, Evaluation]:
+    """Test a model (default: the newest of the solver beside the prototxt) on a data set.
+
+    Writes to `output` (default: a folder named after the model and the data set) VOC's result files, the detections
+    (npz), the evaluation (JSON), precision-recall curves and sample pictures. Returns the evaluation as `trained`; with
+    `compare` also `without box regression` and `untrained`. Raises CaffeliteError.
+    """
+    dataset = get_dataset(imdb)
+    model = Path(model) if model else newest_model(definition)
+    if not model.exists():
+        raise CaffeliteError(f"--net {model}: there is no such file")
+    logger.info("testing %s on %s", model, dataset.name)
+    boxes = dataset_proposals(dataset, proposals_file)
+    net = load_net(definition, model, dataset.classes, fit_classes)
+    detections = detect_dataset(net, dataset, boxes)
+
+    folder = Path(output) if output else model.with_suffix("") / dataset.name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_detections(folder / "detections.npz", detections, dataset.image_index)
+    results = folder if competition else folder / "results"
+    evaluation = evaluate(dataset, detections, results, competition="comp4")
+    report.write_json(evaluation, folder / "evaluation.json")
+    visualize.plot_precision_recall(evaluation, folder / "precision_recall.png")
+    draw_samples(dataset, detections, folder / "detections.png")
+    logger.info("results, curves and pictures (detections.png) in %s", folder)
+
+    evaluations = {"trained": evaluation}
+    if compare:
+        if cfg.TEST.BBOX_REG:
+            cfg.TEST.BBOX_REG = False
+            evaluations["without box regression"] = evaluate(dataset, detect_dataset(net, dataset, boxes), None)
+            cfg.TEST.BBOX_REG = True
+        untrained = load_net(definition, None, dataset.classes, fit_classes)
+        evaluations["untrained"] = evaluate(dataset, detect_dataset(untrained, dataset, boxes), None)
+    return evaluations
+
+
+def draw_samples(dataset, detections: Detections, picture: Path) -> None:
+    """Write one picture of SAMPLES images, evenly spread over the data set, with their detections."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).astype(int))
+    drawn = [
+        visualize.draw_detections(
+            read_image(dataset.image_path(i)), [of_class[i] for of_class in detections], dataset.classes, zoom=2
+        )
+        for i in chosen
+    ]
+    visualize.write_image(picture, visualize.montage(drawn))
+
+
+def demo(
+    images: Sequence[str], definition: str, model: str | None = None, threshold: float = 0.5
+) -> list[tuple[Path, list[str]]]:
+    """Detect in images of one's own: proposals by selective search, the net, suppression, and of what is left all with
+    a score of at least `threshold`. Writes <image>_detections.png beside each; returns those files, each with a line
+    per detection. Raises CaffeliteError."""
+    model = Path(model) if model else newest_model(definition)
+    if not model.exists():
+        raise CaffeliteError(f"--net {model}: there is no such file; ./tools/train_net.py trains one")
+    names = class_names(model, class_counts.num_classes(proto.read_net(definition)[0], definition))
+    net = load_net(definition, model, names, fit=True)
+    written = []
+    for path in images:
+        image = read_image(path)
+        dets = detect(net, image, search(image, search_options()))
+        picture = Path(path).with_name(f"{Path(path).stem}_detections.png")
+        visualize.write_image(picture, visualize.draw_detections(image, dets, names, threshold))
+        lines = [
+            f"{names[c]} {det[4]:.3f} at {' '.join(f'{v:.0f}' for v in det[:4])}"
+            for c in range(1, len(names))
+            for det in dets[c]
+            if det[4] >= threshold
+        ]
+        written.append((picture, lines))
+    return written

@@ -147,6 +147,14 @@ def suppress(of_image: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [dets[keep] for dets, keep in zip(of_image, nms_groups(of_image, cfg.TEST.NMS))]
 
 
+def detect(net, image: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
+    """All classes' detections (n, 5) in one image (H, W, 3) uint8 BGR, given its proposals, after suppression."""
+    scores, moved = im_detect(net, image, boxes)
+    rows = np.arange(len(scores))
+    of_classes = [class_detections(scores, moved, c, rows) for c in range(1, scores.shape[1])]
+    return [np.empty((0, 5), np.float32), *suppress(of_classes)]
+
+
 def test_net(
     net, images: Iterable[np.ndarray], roidb: Sequence[Mapping[str, np.ndarray]], num_classes: int
 ) -> Detections:

@@ -1,0 +1,91 @@
+"""The files of a training and a test: where they lie, and those whose format is our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from caffelite import proto
+from caffelite.errors import CaffeliteError, WeightsError
+from detection.config import cfg
+from detection.datasets.voc import VOC_CLASSES
+
+
+def read_solver(path: str, dataset: str, output: str | None = None):
+    """The SolverParameter of a file, its snapshot_prefix complete: in the folder `output` if given, else where the
+    prefix says, or if that names no folder, in output/<EXP_DIR>/<data set>. Raises CaffeliteError."""
+    if not os.path.isfile(path):
+        raise CaffeliteError(f"--solver {path}: no such file here; the default job runs from the repository's root")
+    param = proto.read_solver(path)
+    folder, name = _prefix(param, path)
+    param.snapshot_prefix = os.path.join(output or folder or os.path.join("output", cfg.EXP_DIR, dataset), name)
+    return param
+
+
+def _prefix(param, path: str) -> tuple[str, str]:
+    """Folder and name of a solver's snapshots; without a prefix the name is the solver file's."""
+    folder, name = os.path.split(param.snapshot_prefix)
+    return folder, name or Path(path).stem
+
+
+def newest_model(definition: str) -> Path:
+    """The model written last by the solver.prototxt beside a test prototxt. Raises WeightsError that says how to train
+    one."""
+    solver = Path(definition).with_name("solver.prototxt")
+    command = f"./tools/train_net.py --solver {solver}"
+    if not solver.is_file():
+        raise WeightsError(f"no --net is given, and there is no {solver} whose newest model could be taken")
+    folder, name = _prefix(proto.read_solver(str(solver)), str(solver))
+    folders = [Path(folder)] if folder else Path("output", cfg.EXP_DIR).glob("*")
+    models = [model for place in folders for model in place.glob(f"{name}_*iter_*.caffemodel")]
+    if not models:
+        where = folder or f"output/{cfg.EXP_DIR}"
+        raise WeightsError(f"there is no trained model {name}_iter_*.caffemodel in {where}; train one with {command}")
+    return max(models, key=lambda model: (model.stat().st_mtime_ns, str(model)))
+
+
+def _classes_file(model: str | Path) -> Path:
+    stem = str(model).split("_iter_")[0]
+    return Path(f"{stem}_classes.txt")
+
+
+def write_class_names(model: str | Path, classes: Sequence[str]) -> None:
+    """Keep the names of a model's classes, background first, beside it and the other snapshots of its training."""
+    _classes_file(model).write_text("".join(f"{name}\n" for name in classes))
+
+
+def class_names(model: str | Path, count: int) -> list[str]:
+    """Names of a model's classes, background first: those kept beside it, else PASCAL VOC's if there are 21, else
+    numbers."""
+    if _classes_file(model).is_file():
+        return _classes_file(model).read_text().splitlines()
+    names = VOC_CLASSES if count == len(VOC_CLASSES) + 1 else [f"class {i}" for i in range(1, count)]
+    return ["__background__", *names]
+
+
+def save_detections(path: str | Path, detections: Sequence[Sequence[np.ndarray]], images: Sequence[str]) -> None:
+    """Write detections [class][image] -> (n, 5) to an npz file: `detections` (N, 5) with `class_index` and
+    `image_index` (N,) of each, and the names `images`."""
+    rows = [(c, i, dets) for c, of_class in enumerate(detections) for i, dets in enumerate(of_class)]
+    counts = [len(dets) for _, _, dets in rows]
+    np.savez_compressed(
+        path,
+        detections=np.concatenate([dets for _, _, dets in rows]),
+        class_index=np.repeat([c for c, _, _ in rows], counts),
+        image_index=np.repeat([i for _, i, _ in rows], counts),
+        num_classes=len(detections),
+        images=np.array(images),
+    )
+
+
+def load_detections(path: str | Path) -> list[list[np.ndarray]]:
+    """Detections [class][image] -> (n, 5) from a file of `save_detections`."""
+    with np.load(path, allow_pickle=False) as file:
+        dets, classes, images = file["detections"], file["class_index"], file["image_index"]
+        num_classes, num_images = int(file["num_classes"]), len(file["images"])
+    key = classes * num_images + images
+    split = np.split(dets, np.searchsorted(key, np.arange(1, num_classes * num_images)))
+    return [split[c * num_images : (c + 1) * num_images] for c in range(num_classes)]

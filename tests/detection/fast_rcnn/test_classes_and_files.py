@@ -1,0 +1,130 @@
+"""Class counts compared and fitted; where files lie; detections in files."""
+
+import os
+
+import numpy as np
+import pytest
+
+from caffelite import proto
+from caffelite.errors import CaffeliteError, WeightsError
+from detection.config import ConfigError
+from detection.fast_rcnn.classes import check_classes, fit_classes, num_classes, stated_classes
+from detection.fast_rcnn.files import (
+    class_names,
+    load_detections,
+    newest_model,
+    read_solver,
+    save_detections,
+    write_class_names,
+)
+
+NET = """
+layer { name: "data" type: "Python" top: "data" top: "rois"
+  python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" param_str: "'num_classes': 4" } }
+layer { name: "cls_score" type: "InnerProduct" bottom: "data" top: "s" inner_product_param { num_output: 4 } }
+layer { name: "bbox_pred" type: "%s" bottom: "data" top: "b" %s { num_output: 16 } }
+"""
+CLASSES = ("__background__", "cat", "dog")
+
+
+@pytest.fixture(params=[("InnerProduct", "inner_product_param"), ("Convolution", "convolution_param")])
+def net(request):
+    return proto.parse_text(NET % request.param, "NetParameter", "net.prototxt")
+
+
+def test_all_places_are_named(net):
+    with pytest.raises(ConfigError) as e:
+        check_classes(net, CLASSES, "train.prototxt")
+    text = str(e.value)
+    assert text.startswith("train.prototxt: the data set has 3 classes with the background (__background__, cat, dog)")
+    for place in (
+        "num_classes of layer 'data': 4",
+        "num_output of 'cls_score': 4",
+        "num_output / 4 of 'bbox_pred': 4",
+        "--fit-classes",
+    ):
+        assert place in text
+
+
+def test_one_wrong_place_is_enough(net):
+    net.layer[2].inner_product_param.num_output = 12
+    net.layer[2].convolution_param.num_output = 12
+    with pytest.raises(ConfigError, match="'bbox_pred': 3"):
+        check_classes(net, ["__background__", *"abc"], "train.prototxt")
+
+
+def test_fitting(net):
+    fit_classes(net, 3)
+    assert set(stated_classes(net).values()) == {3}
+    check_classes(net, CLASSES, "train.prototxt")
+    assert num_classes(net, "train.prototxt") == 3
+
+
+def test_a_net_that_says_nothing():
+    net = proto.parse_text('layer { name: "r" type: "ReLU" }', "NetParameter", "net.prototxt")
+    check_classes(net, CLASSES, "net.prototxt")
+    with pytest.raises(ConfigError, match=r"net\.prototxt: expected a layer cls_score"):
+        num_classes(net, "net.prototxt")
+
+
+@pytest.mark.parametrize(
+    "prefix, output, expected",
+    [
+        ('snapshot_prefix: "out/net"', None, "out/net"),
+        ('snapshot_prefix: "out/net"', "elsewhere", "elsewhere/net"),
+        ('snapshot_prefix: "net"', None, "output/default/shapes/net"),
+        ("", None, "output/default/shapes/solver"),
+        ('snapshot_prefix: "out/"', None, "out/solver"),
+    ],
+)
+def test_where_snapshots_go(tmp_path, default_cfg, prefix, output, expected):
+    file = tmp_path / "solver.prototxt"
+    file.write_text(f'net: "net.prototxt" {prefix}')
+    assert read_solver(str(file), "shapes", output).snapshot_prefix == os.path.join(*expected.split("/"))
+
+
+def test_missing_solver(tmp_path):
+    with pytest.raises(CaffeliteError, match=r"--solver .*none\.prototxt: no such file"):
+        read_solver(str(tmp_path / "none.prototxt"), "shapes")
+
+
+@pytest.mark.parametrize("prefix, folder", [("models/net", "models"), ("net", "output/default/shapes")])
+def test_newest_model(tmp_path, default_cfg, monkeypatch, prefix, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "solver.prototxt").write_text(f'net: "net.prototxt" snapshot_prefix: "{prefix}"')
+    with pytest.raises(WeightsError, match=r"no trained model net_iter_\*.*tools/train_net\.py --solver"):
+        newest_model("test.prototxt")
+    os.makedirs(folder)
+    for age, name in enumerate(("net_iter_20", "net_x_iter_10", "other_iter_30", "net_iter_5")):
+        path = tmp_path / folder / f"{name}.caffemodel"
+        path.write_text("")
+        os.utime(path, (1000 - age, 1000 - age))
+    assert newest_model("test.prototxt").name == "net_iter_20.caffemodel"
+    os.utime(tmp_path / folder / "net_x_iter_10.caffemodel", (2000, 2000))
+    assert newest_model("test.prototxt").name == "net_x_iter_10.caffemodel"
+
+
+def test_no_solver_beside_the_test_net(tmp_path):
+    with pytest.raises(WeightsError, match="no --net is given"):
+        newest_model(str(tmp_path / "test.prototxt"))
+
+
+def test_class_names(tmp_path):
+    model = tmp_path / "net_iter_10.caffemodel"
+    assert class_names(model, 3) == ["__background__", "class 1", "class 2"]
+    assert class_names(model, 21)[15] == "person"
+    write_class_names(model, CLASSES)
+    assert class_names(tmp_path / "net_iter_20.caffemodel", 3) == list(CLASSES)
+
+
+def test_detections_survive_a_file(tmp_path):
+    random = np.random.RandomState(0)
+    detections = [
+        [random.rand(n, 5).astype(np.float32) for n in counts] for counts in ((0, 0, 0), (2, 0, 1), (0, 3, 0))
+    ]
+    save_detections(tmp_path / "d.npz", detections, ["a", "b", "c"])
+    found = load_detections(tmp_path / "d.npz")
+    assert [len(of_class) for of_class in found] == [3, 3, 3]
+    for a, b in zip(detections, found):
+        for x, y in zip(a, b):
+            np.testing.assert_array_equal(x, y)

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Detect objects in images of your own with a trained Fast R-CNN net.
+
+  tools/demo.py photo.jpg another.jpg
+  tools/demo.py --def models/VGG16/test.prototxt photo.jpg \\
+      --net data/fast_rcnn_models/vgg16_fast_rcnn_iter_40000.caffemodel
+
+writes photo_detections.png beside photo.jpg: boxes, class names and scores. Proposals are made by selective search.
+"""
+
+import sys
+
+import _common
+
+from detection.fast_rcnn import jobs
+
+
+def main(args) -> None:
+    jobs.configure(args.cfg, args.definition, args.set)
+    for picture, detections in jobs.demo(args.images, args.definition, args.net, args.threshold):
+        print(f"{picture}: {len(detections)} detection(s)")
+        for line in detections:
+            print(f"  {line}")
+
+
+if __name__ == "__main__":
+    parser = _common.parser(__doc__)
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    _common.add_device(parser)
+    parser.add_argument("--cpu", dest="gpu", action="store_const", const=None, help="compute on the CPU (the default)")
+    parser.add_argument("--net", metavar="FILE", help="model (default: newest of the solver.prototxt beside --def)")
+    parser.add_argument(
+        "--def", dest="definition", default="prototxt/test.prototxt", metavar="FILE", help="default: %(default)s"
+    )
+    _common.add_config(parser, "--def")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="S", help="least score (default: %(default)s)")
+    sys.exit(_common.run(main, parser.parse_args()))
