@@ -93,9 +93,11 @@ def read_solverstate_hdf5(path: str | Path) -> SolverState:
         if missing:
             raise FileFormatError(f"{path}: lacks {', '.join(missing)}; expected a solver state")
         iteration, current_step = (int(np.ravel(file[name][()])[0]) for name in ("iter", "current_step"))
-        learned_net = file["learned_net"][()].rstrip(b"\0").decode() if "learned_net" in file else ""
+        learned_net = file["learned_net"][()] if "learned_net" in file else b""
+        if not isinstance(learned_net, bytes):
+            raise FileFormatError(f"{path}: learned_net is no string")
         history = [_array(path, file["history"][str(i)]) for i in range(len(file["history"]))]
-    return SolverState(iteration, learned_net, current_step, history)
+    return SolverState(iteration, learned_net.rstrip(b"\0").decode(errors="backslashreplace"), current_step, history)
 
 
 def write_solverstate_hdf5(path: str | Path, state: SolverState) -> None:

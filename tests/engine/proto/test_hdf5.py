@@ -107,7 +107,7 @@ def test_other_contents(items, problem, tmp_path):
     ("items", "problem"),
     [
         ({"iter": [1]}, "lacks current_step, history"),
-        ({"iter": [1], "current_step": [0], "history__0": [1.0], "learned_net": [1]}, "damaged"),
+        ({"iter": [1], "current_step": [0], "history__0": [1.0], "learned_net": [1]}, "learned_net is no string"),
         ({"iter": [1], "current_step": [0], "history__1": [1.0]}, "damaged"),
     ],
 )
