@@ -1,6 +1,6 @@
 /* Selecting by value or by index.  Source: argmax_layer.cpp, embed_layer.cpp. */
 
-/* NaN counts as the largest number, so that there is always a largest. */
+/* NaN counts as infinite, so that there always is a largest. */
 DEVICE float rank_of(float v) { return v == v ? v : 2.0f * FLT_MAX; }
 
 /* The `top` largest of the `dim` elements of each column x[outer][.][inner], n = outer * inner: their indices and values,

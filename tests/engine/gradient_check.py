@@ -106,11 +106,10 @@ def check_gradient(
     """
     run = LayerRun(text, inputs, params, phase, tops, in_place)
     generator = np.random.default_rng(7)
-    shapes = [top.shape for top in run.top]
+    shapes = [top.shape for top in run.forward()]
     weights = [generator.uniform(0.5, 1.5, shape) * generator.choice([-1, 1], shape) for shape in shapes]
     if any(run.layer.loss_weights):
         weights = [np.full(shape, weight) for shape, weight in zip(shapes, run.layer.loss_weights)]
-    run.forward()
     bottom_diffs, param_diffs = run.backward(weights, propagate_down)
 
     def objective() -> float:
