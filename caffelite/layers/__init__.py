@@ -1,16 +1,26 @@
 """All layer types of the engine: importing this package registers them."""
 
 from caffelite.layers import (  # noqa: F401
+    accuracy,
     activation,
     channelwise,
+    classification_loss,
+    convolution,
     dropout,
     eltwise,
     functions,
+    im2col,
+    inner_product,
     input,
     join,
+    normalization,
+    pooling,
     python,
     reduction,
+    regression_loss,
+    roi_pooling,
     select,
     shape,
+    softmax,
     ssd,
 )

@@ -1,0 +1,161 @@
+/* RoI max pooling, as roi_pooling_layer.cu of the Fast R-CNN fork of Caffe.  A RoI is (image, x1, y1, x2, y2).
+
+   The bins of all RoIs are computed first, eight numbers each: the cells [h0, h1) x [w0, w1) that the forward pass
+   looks at, and those [g_h0, g_h1) x [g_w0, g_w1) that get a gradient.  The two differ where the original's backward
+   pass, which goes from cells to bins, does not find every bin that the forward pass filled: a RoI with x2 < x1 is one
+   cell wide forward and gets no gradient, and roundings of p * size may include a cell that (cell + 1) / size does not. */
+
+#if !GATHER
+#include <vector>
+#endif
+
+#define BIN 8
+#define FARTHEST 268435456.0f /* 2^28: farther than any map reaches, near enough for differences to stay integers */
+
+/* C round(), half away from zero, of any float; NaN goes to the far left */
+DEVICE int cell_of(const float v) {
+  const float cell = roundf(v);
+  return cell >= -FARTHEST ? (cell <= FARTHEST ? (int)cell : (int)FARTHEST) : -(int)FARTHEST;
+}
+
+/* bin p of an axis: start and end of the RoI in cells, `size` cells on the map; writes [0], [1] and, 4 on, [4], [5] */
+DEVICE void axis_bin(const int start, const int end, const int p, const int pooled, const int size, int* bin) {
+  const float cells = (float)max(end - start + 1, 1) / (float)pooled;
+  int first = min(max((int)floorf((float)p * cells) + start, 0), size);
+  int last = min(max((int)ceilf((float)(p + 1) * cells) + start, 0), size);
+  bin[0] = first;
+  bin[1] = last;
+  /* a cell finds bin p if floor((cell - start) / cells) <= p < ceil((cell - start + 1) / cells) */
+  while (first < last && (first < start || first > end || (int)ceilf((float)(first - start + 1) / cells) <= p)) ++first;
+  while (last > first && (last - 1 > end || (int)floorf((float)(last - 1 - start) / cells) > p)) --last;
+  bin[4] = first;
+  bin[5] = last;
+}
+
+KERNEL(roi_bins)(const int n, const float* rois, const int height, const int width, const int pooled_h,
+                 const int pooled_w, const float spatial_scale, int* bins) {
+  KERNEL_LOOP(i, n) {
+    const int q = i % pooled_w, p = i / pooled_w % pooled_h;
+    const float* roi = rois + i / pooled_w / pooled_h * 5;
+    axis_bin(cell_of(roi[2] * spatial_scale), cell_of(roi[4] * spatial_scale), p, pooled_h, height, bins + i * BIN);
+    axis_bin(cell_of(roi[1] * spatial_scale), cell_of(roi[3] * spatial_scale), q, pooled_w, width, bins + i * BIN + 2);
+  }
+}
+
+/* whether the gradient of a bin reaches a cell */
+DEVICE bool reaches(const int* bin, const int cell, const int width) {
+  const int h = cell / width, w = cell - h * width;
+  return h >= bin[4] && h < bin[5] && w >= bin[6] && w < bin[7];
+}
+
+#if !GATHER
+#define LANES 16
+/* aligned like their elements: std::vector promises no more before C++17 */
+typedef float Floats __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+typedef int Ints __attribute__((vector_size(LANES * sizeof(int)), aligned(sizeof(int))));
+#endif
+
+/* argmax holds, for every output, the cell h * width + w that gets its gradient, or -1; it may be NULL */
+KERNEL(roi_pool_forward)(const int n, const float* x, const float* rois, const int* bins, const int num_rois,
+                         const int images, const int channels, const int height, const int width, const int size,
+                         float* y, int* argmax) {
+  const int area = height * width;
+#if GATHER
+  PLANE_LOOP(p, k, num_rois * channels, size) {
+    const int r = p / channels;
+    const float* plane = x + ((int)rois[r * 5] * channels + p % channels) * area;
+    const int* bin = bins + (r * size + k) * BIN;
+    float best = bin[1] > bin[0] && bin[3] > bin[2] ? -FLT_MAX : 0.0f;
+    int at = -1;
+    for (int h = bin[0]; h < bin[1]; ++h)
+      for (int w = bin[2]; w < bin[3]; ++w)
+        if (plane[h * width + w] > best) {
+          at = h * width + w;
+          best = plane[at];
+        }
+    y[p * size + k] = best;
+    if (argmax) argmax[p * size + k] = at >= 0 && reaches(bin, at, width) ? at : -1;
+  }
+#else
+  /* a thread lays 16 channels of an image side by side, and pools them together for all RoIs of that image */
+  const int blocks = (channels + LANES - 1) / LANES;
+  KERNEL_LOOP(task, images * blocks) {
+    const int image = task % images, first = task / images * LANES, count = min(channels - first, LANES);
+    std::vector<Floats> cells(area), best(size);
+    std::vector<Ints> at(size);
+    for (int c = 0; c < count; ++c) {
+      const float* plane = x + (image * channels + first + c) * area;
+      for (int cell = 0; cell < area; ++cell) cells[cell][c] = plane[cell];
+    }
+    for (int r = 0; r < num_rois; ++r) {
+      if ((int)rois[r * 5] != image) continue;
+      const int* bin = bins + r * size * BIN;
+      for (int k = 0; k < size; ++k, bin += BIN) {
+        Floats most = {};
+        Ints winner = Ints{} - 1;
+        if (bin[1] > bin[0] && bin[3] > bin[2]) most -= FLT_MAX;
+        for (int h = bin[0]; h < bin[1]; ++h)
+          for (int w = bin[2]; w < bin[3]; ++w) {
+            const Floats v = cells[h * width + w];
+            const Ints wins = v > most;
+            most = wins ? v : most;
+            winner = wins ? (Ints{} + (h * width + w)) : winner;
+          }
+        best[k] = most;
+        at[k] = winner;
+      }
+      for (int c = 0; c < count; ++c) {
+        const int out = (r * channels + first + c) * size;
+        for (int k = 0; k < size; ++k) y[out + k] = best[k][c];
+        if (argmax)
+          for (int k = 0; k < size; ++k) argmax[out + k] = at[k][c];
+      }
+      for (int k = 0; argmax && k < size; ++k) {
+        bin = bins + (r * size + k) * BIN;
+        if (bin[0] == bin[4] && bin[1] == bin[5] && bin[2] == bin[6] && bin[3] == bin[7]) continue;
+        for (int c = 0; c < count; ++c)
+          if (at[k][c] >= 0 && !reaches(bin, at[k][c], width)) argmax[(r * channels + first + c) * size + k] = -1;
+      }
+    }
+  }
+#endif
+}
+
+/* planes: images * channels; every cell adds up in the order of the RoIs */
+KERNEL(roi_pool_backward)(const int n, const int planes, const float* dy, const float* rois, const int* bins,
+                          const int* argmax, const int num_rois, const int channels, const int height, const int width,
+                          const int pooled_h, const int pooled_w, float* dx) {
+  const int size = pooled_h * pooled_w, area = height * width;
+#if GATHER
+  PLANE_LOOP(p, cell, planes, area) {
+    const int image = p / channels, c = p % channels, h = cell / width, w = cell % width;
+    float sum = 0.0f;
+    for (int r = 0; r < num_rois; ++r) {
+      const int* bin = bins + r * size * BIN;
+      const int* end = bin + (size - 1) * BIN;
+      if ((int)rois[r * 5] != image || h < bin[0] || h >= end[1] || w < bin[2] || w >= end[3]) continue;
+      const int out = (r * channels + c) * size;
+      for (int k = 0; k < size; ++k, bin += BIN) {
+        if (h < bin[0] || h >= bin[1]) {
+          k += pooled_w - 1, bin += (pooled_w - 1) * BIN; /* none of this row of bins */
+          continue;
+        }
+        if (w >= bin[2] && w < bin[3] && argmax[out + k] == cell) sum += dy[out + k];
+      }
+    }
+    dx[p * area + cell] = sum;
+  }
+#else
+  KERNEL_LOOP(p, planes) {
+    const int image = p / channels, c = p % channels;
+    float* plane = dx + p * area;
+    for (int cell = 0; cell < area; ++cell) plane[cell] = 0.0f;
+    for (int r = 0; r < num_rois; ++r) {
+      if ((int)rois[r * 5] != image) continue;
+      const int out = (r * channels + c) * size;
+      for (int k = out; k < out + size; ++k)
+        if (argmax[k] >= 0) plane[argmax[k]] += dy[k];
+    }
+  }
+#endif
+}

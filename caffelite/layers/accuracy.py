@@ -1,0 +1,59 @@
+"""Accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from caffelite.backend import to_host, xp
+from caffelite.backend.kernels import kernels
+from caffelite.blob import Blob
+from caffelite.layer import Layer, register
+from caffelite.layers.loss import labels_as_classes
+
+
+@register("Accuracy")
+class Accuracy(Layer):
+    """The share of positions whose label is among the top_k scores.
+
+    Bottoms: scores with the classes along `axis`, e.g. (N, C, H, W); labels, one per position, e.g. (N, H, W), without
+    `ignore_label` counting. Tops: the accuracy (), 0 where nothing counts, and optionally that of every class (C,).
+    A tie counts against the label: fewer than top_k others may score as high. Source: accuracy_layer.cpp.
+    """
+
+    exact_bottoms = 2
+    min_tops = 1
+    max_tops = 2
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        param, scores = self.param.accuracy_param, bottom[0]
+        axis = self.axis(scores, param.axis)
+        self.channels = scores.shape[axis]
+        self.inner = scores.count_from(axis + 1)
+        positions = scores.count_from(0, axis) * self.inner
+        self.expect(
+            bottom[1].count == positions,
+            f"expected one label per prediction: {positions} for scores {scores.shape} with the classes at axis "
+            f"{axis}, actual {bottom[1].count} ({bottom[1].shape})",
+        )
+        self.expect(
+            param.top_k <= self.channels, f"top_k ({param.top_k}) exceeds the number of classes ({self.channels})"
+        )
+        top[0].reshape()
+        if len(top) > 1:
+            top[1].reshape(self.channels)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        param = self.param.accuracy_param
+        ignore = param.ignore_label if param.HasField("ignore_label") else None
+        classes = labels_as_classes(self, bottom[1], self.channels, ignore)
+        better = xp.empty(classes.shape, np.int32)
+        kernels("softmax").better_classes(
+            better.size, bottom[0].array, classes, self.channels, self.inner, better
+        )  # fmt: skip
+        classes, better = to_host(classes), to_host(better)
+        counted = classes >= 0
+        right = counted & (better < param.top_k)
+        top[0].data[...] = right.sum() / max(1, counted.sum())
+        if len(top) > 1:
+            of_class = np.bincount(classes[counted], minlength=self.channels)
+            top[1].data[...] = np.bincount(classes[right], minlength=self.channels) / np.maximum(of_class, 1)
