@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """List everything that is wrong with a data set, and what is in it.
 
-Data sets are named as for training: shapes_train, voc_2007_trainval, or FOLDER:SET for a folder of your own in the layout
-of PASCAL VOC (FOLDER/JPEGImages/NAME.jpg, FOLDER/Annotations/NAME.xml, FOLDER/ImageSets/Main/SET.txt with one NAME per line). Coordinates
-count pixels from 1, as PASCAL's do; FOLDER:SET:zero-based if yours count from 0.
+Data sets are named as for training: shapes_train, voc_2007_trainval, or FOLDER:SET for a folder of your own in the
+layout of PASCAL VOC: FOLDER/JPEGImages/NAME.jpg, FOLDER/Annotations/NAME.xml, FOLDER/ImageSets/Main/SET.txt with one
+NAME per line. Coordinates count pixels from 1, as PASCAL's do; write FOLDER:SET:zero-based if yours count from 0.
 Errors (training would refuse the data set) end with exit status 1; warnings do not.
 """
 

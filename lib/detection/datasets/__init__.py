@@ -35,9 +35,7 @@ def get(name: str, data: str | Path = DATA) -> VocDataset:
         places = [data / f"VOCdevkit{year}" / f"VOC{year}", data / "VOCdevkit" / f"VOC{year}"]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:
-            raise DatasetError(
-                f"{name}: expected PASCAL VOC {year} in {places[0]} or {places[1]}; data/README.md says how"
-            )
+            raise DatasetError(f"{name}: expected the data set in {places[0]} or {places[1]} (see data/README.md)")
         return VocDataset(folder, image_set, VOC_CLASSES, name, int(year))
     plain = name.removesuffix(":zero-based")
     if match := re.fullmatch(r"(.+?):([^:/\\]+)(?::([^:]+))?", plain):

@@ -43,9 +43,7 @@ class _PlainTree(ElementTree.TreeBuilder):
     """Builds the tree of a document that declares no document type, and so no entities."""
 
     def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
-        raise ValueError(
-            f"declares a document type ({name}), which annotations do not need and which can define entities"
-        )
+        raise ValueError(f"declares a document type ({name}): not needed here, and it could define entities")
 
 
 def parse_xml(path: Path) -> ElementTree.Element:

@@ -39,9 +39,7 @@ def summary(dataset: VocDataset) -> str:
     side = np.sqrt((boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1))
 
     row = "{:<24}{:>8}{:>8}{:>11}   {}".format
-    lines = [
-        row("class", "images", "objects", "difficult", "side in pixels: least, median, most (square root of area)")
-    ]
+    lines = [row("class", "images", "objects", "difficult", "sqrt(area) in pixels: least, median, most")]
     for k, name in enumerate(dataset.classes[1:], 1):
         of_class = classes == k
         images = sum(k in entry["gt_classes"] for entry in roidb)

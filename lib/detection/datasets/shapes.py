@@ -1,11 +1,12 @@
 """The generated data set `shapes`: six kinds of objects on cluttered, textured backgrounds, in VOC layout.
 
-Colours, textures and sizes say nothing about the class. Objects overlap; between and behind them lie things of no class.
+Colours, textures and sizes say nothing about the class. Objects overlap; things of no class lie behind them.
 The same options give the same files, byte for byte (with the same version of OpenCV, which encodes the JPEG files).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from detection.datasets import shapes_drawing
 from detection.datasets.shapes_drawing import Random, mask_of, outline, paint, place
 from detection.errors import DatasetError
 
@@ -23,7 +25,6 @@ CLUTTER = ("blob", "crescent", "bar")
 SURFACES = ("plain", "gradient", "stripes", "waves", "checks", "dots", "noise")
 BACKGROUNDS = ("gradient", "stripes", "waves", "checks", "noise", "patches", "noise", "patches")
 
-_VERSION = 1
 _MANIFEST = "manifest.json"
 _STREAMS = {"train": 0, "test": 1}
 
@@ -53,7 +54,7 @@ class ShapesOptions:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene: class, box x1 y1 x2 y2 of its visible pixels from 0, and the part of it that is visible."""
+    """One object of a scene: class, box x1 y1 x2 y2 (from 0) of its visible pixels, and how much is visible."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -150,11 +151,11 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     Raises DatasetError if the folder holds something else.
     """
     folder = Path(folder)
-    manifest = json.loads(json.dumps({"version": _VERSION, "opencv": cv2.__version__, "options": asdict(options)}))
-    if folder.exists():
-        found = _read_manifest(folder)
-        if found == manifest and not force:
-            return False
+    source = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, shapes_drawing.__file__)))
+    manifest = {"generator": source.hexdigest()[:16], "opencv": cv2.__version__, "options": asdict(options)}
+    manifest = json.loads(json.dumps(manifest))
+    if folder.exists() and _read_manifest(folder) == manifest and not force:
+        return False
     work = folder.with_name(folder.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
@@ -182,9 +183,7 @@ def _read_manifest(folder: Path) -> dict:
     try:
         return json.loads((folder / _MANIFEST).read_text())
     except (OSError, ValueError):
-        raise DatasetError(
-            f"{folder}: holds something else than generated shapes; move it, or name another folder"
-        ) from None
+        raise DatasetError(f"{folder}: holds something else than shapes; move it, or name another folder") from None
 
 
 def _annotation(name: str, image: np.ndarray, things: list[Thing], options: ShapesOptions) -> str:

@@ -16,7 +16,7 @@ _SUBPIXEL_BITS = 4
 
 
 def outline(kind: str, random: Random) -> list[np.ndarray]:
-    """The closed contours (n, 2) of a shape around the origin, before stretching and turning; a hole is a second contour."""
+    """The closed contours (n, 2) of a shape around the origin; the second one, if any, is a hole."""
     return _OUTLINES[kind](random)
 
 
@@ -41,10 +41,10 @@ def _star(random: Random) -> list[np.ndarray]:
 
 
 def _cross(random: Random) -> list[np.ndarray]:
-    arm = random.uniform(0.26, 0.4)
-    corner = np.array([(arm, -1), (arm, -arm), (1, -arm)])
-    turns = [(1, 1, 0), (-1, 1, 1), (-1, -1, 0), (1, -1, 1)]
-    return [np.concatenate([(corner[::-1] if back else corner) * (sx, sy) for sx, sy, back in turns[::-1]])]
+    a = random.uniform(0.26, 0.4)
+    quarter = np.array([(a, -1), (a, -a), (1, -a)])
+    turned = np.stack([-quarter[:, 1], quarter[:, 0]], axis=1)
+    return [np.concatenate([quarter, turned, -quarter, -turned])]
 
 
 def _blob(random: Random) -> list[np.ndarray]:
@@ -81,7 +81,7 @@ def _polar(angle: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
 
 
 def place(contours: list[np.ndarray], centre: np.ndarray, side: float, aspect: float, angle: float) -> list[np.ndarray]:
-    """Contours stretched by `aspect`, turned by `angle`, with `side` pixels as the mean of their extents, at a centre."""
+    """Contours stretched, turned and moved to a centre; the mean of their width and height is `side` pixels."""
     turn = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     stretched = [contour * (aspect, 1.0) for contour in contours]
     turned = [c[:, :1] * turn[0] + c[:, 1:] * turn[1] for c in stretched]
@@ -98,7 +98,7 @@ def mask_of(contours: list[np.ndarray], height: int, width: int) -> np.ndarray:
 
 
 def texture(kind: str, random: Random, height: int, width: int) -> np.ndarray:
-    """A pattern (height, width) float64 from -1 to 1: plain, gradient, stripes, waves, checks, dots, noise or patches."""
+    """A pattern (height, width) float64 from -1 to 1; `kind` is one of SURFACES or BACKGROUNDS."""
     y, x = np.mgrid[:height, :width].astype(float)
     angle = random.uniform(0, np.pi)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)

@@ -15,10 +15,12 @@ from detection.datasets.annotation import Annotation, Finding, parse_xml, read_a
 from detection.datasets.image import EXTENSIONS, image_size
 from detection.errors import DatasetError
 
+# fmt: off
 VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor"
-).split()
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +100,7 @@ class VocDataset:
             annotation, findings = self.annotation(i)
             for finding in findings:
                 if finding.is_error:
-                    raise DatasetError(
-                        f"{finding}\n(tools/check_dataset.py lists everything that is wrong with {self.name})"
-                    )
+                    raise DatasetError(f"{finding}\n(tools/check_dataset.py lists all that is wrong)")
             clipped += [finding for finding in findings if finding.kind == "box clipped"]
             roidb.append(
                 {
@@ -119,9 +119,7 @@ class VocDataset:
         folder = self.folder / "ImageSets" / "Main"
         path = folder / f"{self.image_set}.txt"
         if not self.folder.is_dir():
-            raise DatasetError(
-                f"{self.folder}: expected a folder with JPEGImages, Annotations and ImageSets, it is none"
-            )
+            raise DatasetError(f"{self.folder}: expected a folder with JPEGImages, Annotations and ImageSets")
         if not path.is_file():
             sets = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
             raise DatasetError(f"{path}: there is no such image set; those of this data set: {sets}")

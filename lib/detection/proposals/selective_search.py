@@ -1,7 +1,8 @@
 """Selective search (Uijlings et al., IJCV 2013) by OpenCV, in the same order every run, kept in files.
 
-OpenCV finds the same boxes every time but orders them by the C library's rand(). Here they are ordered anew by the paper's
-rule (section 3.3): a random number times the box's place in the hierarchy, largest region first, smallest product first.
+OpenCV finds the same boxes every time but orders them by the C library's rand(). Here they are ordered anew, in the
+way of the paper (section 3.3): a random number times the box's place in the hierarchy, where the largest is first; the
+smallest products come first.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class SearchOptions:
 
 
 def search(image: np.ndarray, options: SearchOptions = SearchOptions()) -> np.ndarray:
-    """Proposals of a BGR image (height, width, 3) uint8: (n, 4) int32, x1 y1 x2 y2 from 0, corners included, no two alike.
+    """Proposals of a BGR image (height, width, 3) uint8: (n, 4) int32, x1 y1 x2 y2 from 0.
 
-    Raises ProposalError.
+    Corners are included; no two boxes are alike. Raises ProposalError.
     """
     height, width = image.shape[:2]
     factor = min(1.0, options.max_side / max(height, width)) if options.max_side else 1.0
@@ -180,5 +181,5 @@ def _load(file: Path, images: int) -> list[np.ndarray] | None:
         return np.split(boxes, np.cumsum(counts)[:-1])
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
         raise ProposalError(f"{file}: damaged file of proposals ({e}); delete it and they are made anew") from None

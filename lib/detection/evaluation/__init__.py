@@ -1,0 +1,1 @@
+"""How good detections are: average precision as PASCAL VOC measures it, and the report."""

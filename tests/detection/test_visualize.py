@@ -1,0 +1,81 @@
+"""Pictures of detections and curves."""
+
+import numpy as np
+import pytest
+
+from caffelite.errors import FileFormatError
+from detection import visualize
+from detection.datasets.image import read_image
+from detection.evaluation.voc import ClassResult, Evaluation
+
+
+def test_boxes_are_drawn_on_a_copy():
+    image = np.full((100, 120, 3), 128, np.uint8)
+    drawn = visualize.draw_boxes(image, np.array([[30, 40, 80, 90]]), [1], ["cat 0.98"])
+    assert (image == 128).all()
+    assert drawn[60, 30].tolist() == list(visualize.class_colour(1))
+    assert (drawn[60, 50] == 128).all() and (drawn[95, 100] == 128).all()
+    assert (drawn[27:38, 32:60] != 128).any(), "no label above the box"
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 20, 20), (100, 60, 119, 99), (110, 0, 119, 5), (-50, -50, 200, 200), (0, 98, 10, 99)]
+)
+def test_labels_stay_inside_the_image(box):
+    """The label's plate is whole: as many pixels of its colour as for a box with space all around."""
+
+    def plate(box):
+        image = visualize.draw_boxes(np.zeros((100, 120, 3), np.uint8), np.array([box]), [3], ["cat 1.0"], thin=True)
+        return (image == visualize.class_colour(3)).all(axis=2).sum()
+
+    line = 2 * (box[2] - box[0] + box[3] - box[1])
+    assert plate(box) > plate((30, 40, 80, 90)) - 2 * (50 + 50) - 20 and line > 0
+
+
+def test_zoom_and_threshold():
+    image = np.zeros((50, 60, 3), np.uint8)
+    dets = [np.zeros((0, 5)), np.array([(10, 20, 30, 40, 0.9), (40, 5, 55, 15, 0.3)])]
+    drawn = visualize.draw_detections(image, dets, ("__background__", "cat"), threshold=0.5, zoom=3)
+    assert drawn.shape == (150, 180, 3)
+    colour = visualize.class_colour(1)
+    assert drawn[95, 30].tolist() == list(colour) and drawn[122, 60].tolist() == list(colour)
+    assert (drawn[15:45, 120:] == 0).all()
+
+
+def test_no_detections():
+    image = np.full((50, 60, 3), 7, np.uint8)
+    drawn = visualize.draw_detections(image, [np.zeros((0, 5))] * 2, ("__background__", "cat"))
+    np.testing.assert_array_equal(drawn, image)
+
+
+def test_colours_of_classes_differ():
+    colours = np.array([visualize.class_colour(k) for k in range(1, 21)], int)
+    distance = np.abs(colours[:, None] - colours).sum(axis=2) + 999 * np.eye(20, dtype=int)
+    assert distance.min() > 25
+
+
+def test_montage():
+    page = visualize.montage(
+        [np.full((10, 20, 3), 200, np.uint8), np.full((90, 30, 3), 100, np.uint8)] * 2, 3, (40, 30)
+    )
+    assert page.shape == (2 * 36 + 6, 3 * 46 + 6, 3)
+    assert (page[21, 10] == 200).all() and (page[21, 6 + 46 + 20] == 100).all()
+
+
+def test_write_image(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.uint8)
+    visualize.write_image(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(read_image(tmp_path / "new" / "a.png"), image)
+    with pytest.raises(FileFormatError, match=r"\.png or \.jpg"):
+        visualize.write_image(tmp_path / "a.xyz", image)
+
+
+def test_plots(tmp_path):
+    visualize.plot_training({"loss": (range(50), np.linspace(2, 0, 50)), "none": ([], [])}, tmp_path / "loss.png", "t")
+    found = ClassResult("cat", 0.5, np.array([0.5, 0.5]), np.array([1.0, 0.5]), 2, 0, 2)
+    nothing = ClassResult("dog", 0.0, np.zeros(0), np.zeros(0), 1, 0, 0)
+    absent = ClassResult("cow", float("nan"), np.zeros(0), np.zeros(0), 0, 0, 0)
+    evaluation = Evaluation("voc_all", 3, (found, nothing, absent), True, 0.5, False)
+    visualize.plot_precision_recall(evaluation, tmp_path / "curves.png")
+    for name in ("loss.png", "curves.png"):
+        assert read_image(tmp_path / name).std() > 5
