@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from caffelite.blob import Blob
+from caffelite.errors import PrototxtError
 from caffelite.layer import Layer
 
 
 @contextmanager
 def errors_of(layer: Layer) -> Iterator[None]:
-    """Turn a ValueError or OSError into the layer's own error."""
+    """Turn bad values and files that cannot be read into the layer's own error."""
     try:
         yield
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, PrototxtError) as e:
         raise layer.error(str(e)) from None
 
 

@@ -32,7 +32,7 @@ class DetectionEvaluate(Layer):
         self.expect(
             param.overlap_threshold > 0, f"expected positive overlap_threshold, actual {param.overlap_threshold}"
         )
-        self.classes = [c for c in range(param.num_classes) if c != param.background_label_id]
+        self.class_rows = param.num_classes - (param.background_label_id < param.num_classes)
         self.resize = param.resize_param if param.HasField("resize_param") else None
         with errors_of(self):
             self.sizes = read_name_sizes(param.name_size_file)[1] if param.HasField("name_size_file") else []
@@ -46,23 +46,26 @@ class DetectionEvaluate(Layer):
         )
         with errors_of(self):
             ground_truth.check_shape(bottom[1].shape)
-        top[0].reshape(1, 1, len(self.classes) + shape[2], 5)  # how many are real shows in the forward pass
+        top[0].reshape(1, 1, self.class_rows + shape[2], 5)  # how many are real shows in the forward pass
 
     def forward(self, bottom, top):
         background = self.options.background_label_id
         detections = bottom[0].data.reshape(-1, 7)
         with errors_of(self):
             truth = ground_truth.read(bottom[1].data, background, self.options.num_classes)
-        top[0].reshape(1, 1, len(self.classes) + np.count_nonzero(detections[:, 1] != -1), 5)
+        top[0].reshape(1, 1, self.class_rows + np.count_nonzero(detections[:, 1] != -1), 5)
         rows = top[0].data[0, 0]
         rows[...] = 0
+        at = self.class_rows
+        classes = np.arange(self.options.num_classes)
         counted = truth.labels[np.logical_not(truth.difficult) | self.options.evaluate_difficult_gt]
-        for row, label in zip(rows, self.classes):
-            row[:] = -1, label, np.count_nonzero(counted == label), -1, -1
+        rows[:at] = -1
+        rows[:at, 1] = classes[classes != background]
+        rows[:at, 2] = np.bincount(counted, minlength=len(classes))[classes != background]
 
         detections = detections[detections[:, 0] != -1]
+        self.expect(np.isfinite(detections[:, :3]).all(), "expected finite images, labels and scores of detections")
         self.expect(background not in detections[:, 1], f"found the background label {background} in the detections")
-        at = len(self.classes)
         for image in np.unique(detections[:, 0]):
             of_image = detections[detections[:, 0] == image]
             for label in np.unique(of_image[of_image[:, 1] != -1, 1]):

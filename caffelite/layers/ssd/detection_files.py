@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from caffelite import proto
 from caffelite.layers.ssd import boxes
+
+log = logging.getLogger("caffelite")
 
 
 def read_name_sizes(path: str) -> tuple[list[str], list[tuple[int, int]]]:
@@ -74,6 +77,8 @@ class DetectionFiles:
         self.count = param.num_test_image if param.HasField("num_test_image") else len(names)
         if not 0 < self.count <= len(names):
             raise ValueError(f"expected num_test_image from 1 to the {len(names)} names, actual {self.count}")
+        if self.format not in ("VOC", "COCO", "ILSVRC"):
+            log.warning("output_format %r is none of VOC, COCO, ILSVRC: no detections are written", self.format)
         self.background = background
         self.images: list[np.ndarray] = []
         os.makedirs(self.directory, exist_ok=True)
@@ -82,16 +87,19 @@ class DetectionFiles:
     def from_param(cls, param) -> DetectionFiles | None:
         """What a DetectionOutputParameter asks for: None without output directory, label map or image sizes.
 
-        Raises OSError or ValueError where these files cannot be read.
+        Those files that are named must be there even if nothing is written, as in the original. Raises OSError,
+        ValueError or PrototxtError.
         """
-        save = param.save_output_param
+        save, labels, names, sizes = param.save_output_param, {}, [], []
+        if save.label_map_file:
+            items = proto.read_text(save.label_map_file, "LabelMap").item
+            labels = {item.label: item.name for item in items}
+            if len(labels) != len(items) or len(set(labels.values())) != len(items):
+                raise ValueError(f"{save.label_map_file}: expected each label and name once")
+        if save.name_size_file:
+            names, sizes = read_name_sizes(save.name_size_file)
         if not (save.output_directory and save.label_map_file and save.name_size_file):
             return None
-        items = proto.read_text(save.label_map_file, "LabelMap").item
-        labels = {item.label: item.name for item in items}
-        if len(labels) != len(items) or len(set(labels.values())) != len(items):
-            raise ValueError(f"{save.label_map_file}: expected each label and name once")
-        names, sizes = read_name_sizes(save.name_size_file)
         return cls(save, names, sizes, labels, param.background_label_id)
 
     def add(self, rows: np.ndarray) -> None:

@@ -23,7 +23,9 @@ class PriorBox(Layer):
     def setup(self, bottom, top):
         param = self.param.prior_box_param
         self.expect(len(param.min_size) > 0, "expected a min_size, actual none")
-        self.expect(min(param.min_size) > 0, f"expected positive min_size, actual {list(param.min_size)}")
+        self.expect(all(s > 0 for s in param.min_size), f"expected positive min_size, actual {list(param.min_size)}")
+        sizes = [*param.min_size, *param.max_size]
+        self.expect(np.isfinite(sizes).all(), f"expected finite sizes, actual {sizes}")
         if param.max_size:
             self.expect(
                 len(param.max_size) == len(param.min_size),
@@ -57,9 +59,9 @@ class PriorBox(Layer):
         """Widths and heights [boxes per cell, 2] in pixels, in their order."""
         ratios = [np.float32(1)]
         for ratio in map(np.float32, param.aspect_ratio):
-            self.expect(ratio > 0, f"expected positive aspect_ratio, actual {ratio}")
+            self.expect(0 < ratio < np.inf, f"expected positive and finite aspect_ratio, actual {ratio}")
             if all(abs(ratio - known) >= 1e-6 for known in ratios):
-                ratios += [ratio, np.float32(1 / float(ratio))] if param.flip else [ratio]
+                ratios += [ratio, 1 / ratio] if param.flip else [ratio]
         sizes = []
         for i, size in enumerate(map(int, param.min_size)):  # the original cuts sizes to integers
             sizes.append((size, size))

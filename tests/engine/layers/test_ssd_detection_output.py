@@ -192,6 +192,11 @@ def test_refused_files(save, tmp_path):
         run_two_images(options("VOC"))
 
 
+def test_a_named_label_map_must_be_there_even_if_nothing_is_written():
+    with pytest.raises(LayerError, match="/no/such/map"):
+        detect('save_output_param { label_map_file: "/no/such/map" }')
+
+
 def test_boxes_in_pixels_of_the_image():
     box = np.float32([[0.25, 0.25, 0.75, 1.5]])
     pixels, area = to_pixels(box, (100, 200))
