@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import platform
 import signal
 import statistics
@@ -96,8 +95,6 @@ def train(options) -> None:
     param = proto.read_solver(options.solver)
     param.train_state.level = options.level
     param.train_state.stage.extend(_stages(options))
-    if not param.HasField("snapshot_prefix"):
-        param.snapshot_prefix = os.path.splitext(options.solver)[0]
     solver = get_solver(param)
     for path in filter(None, options.weights.split(",")):
         print(solver.net.copy_from(path))

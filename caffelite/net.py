@@ -255,7 +255,7 @@ class Net:
 
     def save_hdf5(self, path, write_diff: bool = False) -> None:
         """Write the parameters as a .caffemodel.h5 that Caffe loads."""
-        weight_files.write_weights_hdf5(os.fspath(path), weight_entries(self, write_diff))
+        weight_files.write_weights_hdf5(os.fspath(path), weight_entries(self, write_diff, owned_only=True))
 
     def load_hdf5(self, path) -> LoadReport:
         """Copy weights by layer name from an HDF5 file."""

@@ -57,24 +57,29 @@ def copy_weights(net, source: str, layers, strict: bool, skip_mismatched: bool) 
 def _match(net, source: str, layers) -> tuple[LoadReport, list[tuple[Blob, np.ndarray]]]:
     report, todo = LoadReport(source), []
     mine = net.layer_dict
+    shared = {(net._layer_names[p.layer], p.index) for p in net.param_list if p.owner >= 0}
     for name, arrays in layers:
         if name not in mine:
             if arrays:
                 report.unused.append(name)
             continue
         blobs = mine[name].blobs
+        # Caffe's HDF5 files hold a shared parameter in its owner's layer only
+        arrays = [*arrays, *[None] * (len(blobs) - len(arrays))]
+        pairs = [(i, b, a) for i, (b, a) in enumerate(zip(blobs, arrays)) if a is not None or (name, i) not in shared]
         wrong = [
             f"layer {name!r}, param {i}: file has {dims(values.shape)}, net {dims(blob.shape)}"
-            for i, (blob, values) in enumerate(zip(blobs, arrays))
-            if not weight_files.shapes_match(values.shape, blob.shape)
+            for i, blob, values in pairs
+            if values is not None and not weight_files.shapes_match(values.shape, blob.shape)
         ]
-        if len(blobs) != len(arrays):
-            report.mismatched.append(f"layer {name!r}: file has {len(arrays)} blob(s), net {len(blobs)}")
+        if len(arrays) > len(blobs) or any(values is None for _, _, values in pairs):
+            count = sum(values is not None for values in arrays)
+            report.mismatched.append(f"layer {name!r}: file has {count} blob(s), net {len(blobs)}")
         elif wrong:
             report.mismatched += wrong
         elif blobs:
             report.loaded.append(name)
-            todo += zip(blobs, arrays)
+            todo += [(blob, values) for _, blob, values in pairs]
     seen = {name for name, _ in layers}
     owners = {net._layer_names[p.layer] for p in net.learnable_params}
     report.missing += [n for n, layer in mine.items() if layer.blobs and n not in seen and n in owners]
@@ -97,10 +102,20 @@ def share_weights(net, other) -> None:
             blob.share_data(source)
 
 
-def weight_entries(net, write_diff: bool):
-    """Every layer as (LayerParameter without blobs, [(data, diff or None)]), in order: what a weight file holds."""
+def weight_entries(net, write_diff: bool, owned_only: bool = False):
+    """Every layer as (LayerParameter without blobs, [(data, diff or None)]), in order: what a weight file holds.
+
+    With `owned_only`, the data of parameters that share another's memory are None.
+    """
+    owned = {id(p.blob) for p in net.param_list if p.owner < 0}
     for layer in net.layers:
         message = type(layer.param)()
         message.CopyFrom(layer.param)
         del message.blobs[:]
-        yield message, [(b.data, b.diff if write_diff else None) for b in layer.blobs]
+        yield (
+            message,
+            [
+                (None if owned_only and id(b) not in owned else b.data, b.diff if write_diff else None)
+                for b in layer.blobs
+            ],
+        )

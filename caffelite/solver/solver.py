@@ -38,7 +38,6 @@ class Solver:
         if isinstance(solver, (str, os.PathLike)):
             self.file = os.fspath(solver)
             self.param.CopyFrom(proto.read_solver(self.file))
-            self._complete_snapshot_prefix()
         else:
             self.file = "<SolverParameter>"
             self.param.CopyFrom(solver)
@@ -226,7 +225,7 @@ class Solver:
         state = weight_files.read_solverstate(path)
         if len(state.history) != len(self.history):
             raise SolverError(
-                f"{path}: {len(state.history)} history blob(s), {self.file} ({self.param.type}) needs {len(self.history)}"
+                f"{path}: {len(state.history)} history blobs, {self.file} ({self.param.type}) needs {len(self.history)}"
             )
         for k, (blob, values) in enumerate(zip(self.history, state.history)):
             if not weight_files.shapes_match(values.shape, blob.shape):
@@ -304,14 +303,6 @@ class Solver:
                 f"{self.file}: cannot write to snapshot_prefix {prefix!r} ({e.strerror}): "
                 f"make sure that the folder {folder!r} exists and is writable"
             ) from e
-
-    def _complete_snapshot_prefix(self) -> None:
-        """A missing prefix is the solver file's name; a prefix that is a folder gets that name inside (as Caffe)."""
-        stem = os.path.splitext(self.file)[0]
-        if not self.param.HasField("snapshot_prefix"):
-            self.param.snapshot_prefix = stem
-        elif os.path.isdir(self.param.snapshot_prefix):
-            self.param.snapshot_prefix = os.path.join(self.param.snapshot_prefix, os.path.basename(stem))
 
     # -- details ----------------------------------------------------------------------------------------------------
 

@@ -192,3 +192,19 @@ def test_debug_info_prints_means(build, caplog):
     with caplog.at_level("INFO", "caffelite"):
         run(net)
     assert "Layer conv1, top blob conv1 data:" in caplog.text and "Layer fc, param blob 0 diff:" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".caffemodel", ".caffemodel.h5"])
+def test_shared_parameters_survive_saving(build, tmp_path, suffix):
+    text = """
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 4 } } }
+    layer { name: "a" type: "InnerProduct" bottom: "data" top: "a" param { name: "w" }
+      inner_product_param { num_output: 4 weight_filler { type: "xavier" } } }
+    layer { name: "b" type: "InnerProduct" bottom: "a" top: "b" param { name: "w" }
+      inner_product_param { num_output: 4 } }
+    """
+    a, b = build(text=text), build(text=text, seed=9)
+    path = str(tmp_path / ("w" + suffix))
+    (a.save_hdf5 if suffix.endswith("h5") else a.save)(path)
+    assert b.copy_from(path).loaded == ["a", "b"]
+    assert np.array_equal(b.params["b"][0].data, a.params["a"][0].data)
