@@ -156,22 +156,22 @@ class MultinomialLogisticLoss(Loss):
 
     def chosen(self, bottom: list[Blob]):
         """Row and column of the right classes, and their probabilities."""
-        probabilities = bottom[0].array.reshape(bottom[0].shape[0], -1)
+        probabilities = bottom[0].array.reshape(bottom[0].shape[0], bottom[0].count_from(1))
         classes = labels_as_classes(self, bottom[1], probabilities.shape[1])
         at = xp.arange(len(classes)), classes
         return at, xp.maximum(probabilities[at], np.float32(LEAST_PROBABILITY))
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         _, probabilities = self.chosen(bottom)
-        top[0].array[...] = -xp.log(probabilities).sum(dtype=np.float64) / len(probabilities)
+        top[0].array[...] = -xp.log(probabilities).sum(dtype=np.float64) / self.rows
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.no_label_gradient(propagate_down)
         if propagate_down[0]:
             at, probabilities = self.chosen(bottom)
-            dx = bottom[0].gradient.reshape(bottom[0].shape[0], -1)
+            dx = bottom[0].gradient.reshape(bottom[0].shape[0], bottom[0].count_from(1))
             dx[...] = 0
-            dx[at] = np.float32(-float(top[0].diff) / len(probabilities)) / probabilities
+            dx[at] = np.float32(-float(top[0].diff) / self.rows) / probabilities
 
 
 @register("HingeLoss")
@@ -188,7 +188,7 @@ class HingeLoss(Loss):
 
     def margins(self, bottom: list[Blob]):
         """max(0, 1 - t x), and the places of the labels."""
-        margins = bottom[0].array.reshape(bottom[0].shape[0], -1).copy()
+        margins = bottom[0].array.reshape(bottom[0].shape[0], bottom[0].count_from(1)).copy()
         at = xp.arange(len(margins)), labels_as_classes(self, bottom[1], margins.shape[1])
         margins[at] *= -1
         margins += 1
@@ -198,14 +198,14 @@ class HingeLoss(Loss):
         margins, _ = self.margins(bottom)
         if self.param.hinge_loss_param.norm == HingeLossParameter.L2:
             margins *= margins
-        top[0].array[...] = margins.sum(dtype=np.float64) / len(margins)
+        top[0].array[...] = margins.sum(dtype=np.float64) / self.rows
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.no_label_gradient(propagate_down)
         if not propagate_down[0]:
             return
         margins, at = self.margins(bottom)
-        factor = float(top[0].diff) / len(margins)
+        factor = float(top[0].diff) / self.rows
         slope = 2 * margins if self.param.hinge_loss_param.norm == HingeLossParameter.L2 else xp.sign(margins)
         slope[at] *= -1
         bottom[0].gradient.reshape(margins.shape)[...] = slope * np.float32(factor)

@@ -29,6 +29,7 @@ class Loss(Layer):
             first[:1] == second[:1] and len(first) > 0,
             f"data and labels must have the same first dimension, actual shapes {first} and {second}",
         )
+        self.rows = max(1, first[0])  # the loss of an empty batch is 0, not 0 / 0
         top[0].reshape()
 
     def normalization(self, default: int) -> int:

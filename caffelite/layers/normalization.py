@@ -29,6 +29,7 @@ class LRN(Layer):
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.lrn_param
+        self.expect(bottom[0] is not top[0], "LRN does not run in place: give its top another name")
         size = param.local_size
         self.expect(size % 2 == 1, f"local_size must be odd, actual {size}")
         self.across = param.norm_region == LRNParameter.ACROSS_CHANNELS
@@ -211,11 +212,12 @@ class Normalize(Layer):
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.norm_param
+        self.expect(bottom[0] is not top[0], "Normalize does not run in place: give its top another name")
         self.expect(bottom[0].ndim >= 2, f"expected a bottom (N, C, ...), actual shape {bottom[0].shape}")
         self.channels = bottom[0].shape[1]
-        if not param.HasField("scale_filler"):
-            param.scale_filler.type, param.scale_filler.value = "constant", 1
-        self.add_param(() if param.channel_shared else (self.channels,), param.scale_filler)
+        ones = message("FillerParameter")(type="constant", value=1)
+        filler = param.scale_filler if param.HasField("scale_filler") else ones
+        self.add_param(() if param.channel_shared else (self.channels,), filler)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         blob = bottom[0]

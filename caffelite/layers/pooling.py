@@ -42,6 +42,7 @@ class Pooling(Layer):
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.pooling_param
+        self.expect(bottom[0] is not top[0], "Pooling does not run in place: give its top another name")
         self.method = param.pool
         self.mask = None  # the winners; kept from the first backward pass on, as a frozen layer never needs them
         if param.global_pooling:
@@ -147,6 +148,7 @@ class SPP(Layer):
     exact_tops = 1
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.expect(bottom[0] is not top[0], "SPP does not run in place: give its top another name")
         self.height = self.param.spp_param.pyramid_height
         self.expect(self.height > 0, "pyramid_height must be positive: give spp_param { pyramid_height: ... }")
         self.map = None

@@ -28,10 +28,10 @@ class EuclideanLoss(Loss):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         a, b, sums = bottom[0].array, bottom[1].array, part_sums(bottom[0].count)
         kernels("loss").squared_distance(sums.size, a.size, PART, a, b, sums)
-        top[0].array[...] = sums.sum() / (2 * bottom[0].shape[0])
+        top[0].array[...] = sums.sum() / (2 * self.rows)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        factor = np.float32(float(top[0].diff) / bottom[0].shape[0])
+        factor = np.float32(float(top[0].diff) / self.rows)
         for i in (0, 1):
             if propagate_down[i]:
                 gradient = bottom[i].gradient.reshape(-1)
@@ -46,7 +46,8 @@ class EuclideanLoss(Loss):
 class SmoothL1Loss(Loss):
     """loss = sum outside f(inside (a - b)) / N, where f is quadratic near 0 and linear beyond.
 
-    f(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 0.5 / sigma^2. Bottoms: a and b, (N, ...) of equal size, which get gradients; then nothing, or inside weights alone, or inside and
+    f(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 0.5 / sigma^2.
+    Bottoms: a and b, (N, ...) of equal size, which get gradients; then nothing, or inside weights alone, or inside and
     outside weights, which get none. With three bottoms the gradient is not multiplied by the inside weights, as in the
     Fast R-CNN fork: that is exact where they are 0 or 1. With four it is, as in the Faster R-CNN fork.
     Source: Girshick, "Fast R-CNN", equation 3; smooth_L1_loss_layer.cu of the two forks.
@@ -73,12 +74,12 @@ class SmoothL1Loss(Loss):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         sums = part_sums(bottom[0].count)
         kernels("loss").smooth_l1_forward(sums.size, bottom[0].count, PART, *self.arguments(bottom), sums)
-        top[0].array[...] = sums.sum() / bottom[0].shape[0]
+        top[0].array[...] = sums.sum() / self.rows
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         a, b, inside, outside, sigma2 = self.arguments(bottom)
         weight = inside if len(bottom) == 4 else None
-        factor = float(top[0].diff) / bottom[0].shape[0]
+        factor = float(top[0].diff) / self.rows
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 gradient = bottom[i].gradient
@@ -116,12 +117,12 @@ class ContrastiveLoss(Loss):
         param = self.param.contrastive_loss_param
         squared, similar, gap = self.distances(bottom)
         losses = xp.where(similar, squared, gap if param.legacy_version else gap * gap)
-        top[0].array[...] = losses.sum(dtype=np.float64) / (2 * len(losses))
+        top[0].array[...] = losses.sum(dtype=np.float64) / (2 * self.rows)
 
     def distances(self, bottom: list[Blob]):
         """Per pair: the squared distance, whether it is similar, and max(margin - distance, 0), squared in legacy."""
         param = self.param.contrastive_loss_param
-        difference = (bottom[0].array - bottom[1].array).reshape(bottom[0].shape[0], -1)
+        difference = (bottom[0].array - bottom[1].array).reshape(bottom[0].shape[0], bottom[0].count_from(1))
         squared = (difference * difference).sum(axis=1)
         distance = squared if param.legacy_version else xp.sqrt(squared)
         similar = xp.trunc(bottom[2].array.reshape(-1)) != 0
@@ -133,8 +134,8 @@ class ContrastiveLoss(Loss):
             apart = (gap > 0).astype(np.float32)
         else:
             apart = gap / (xp.sqrt(squared) + np.float32(1e-4))
-        factor = xp.where(similar, 1, -apart).reshape(-1, 1) * np.float32(float(top[0].diff) / len(squared))
-        shape = len(squared), -1
+        factor = xp.where(similar, 1, -apart).reshape(-1, 1) * np.float32(float(top[0].diff) / self.rows)
+        shape = len(squared), bottom[0].count_from(1)
         for i in (0, 1):
             if propagate_down[i]:
                 difference = bottom[i].array.reshape(shape) - bottom[1 - i].array.reshape(shape)
