@@ -56,6 +56,7 @@ class MultiBoxLoss(Layer):
                 f"expected background_label_id below num_classes {self.classes}, actual {self.background}",
             )
         if self.mining:
+            self.expect(np.isfinite(param.neg_pos_ratio), "expected finite neg_pos_ratio, actual infinity or NaN")
             self.expect(param.share_location, "mining needs share_location: true; otherwise set mining_type: NONE")
         if param.mining_type == kind.HARD_EXAMPLE:
             self.expect(param.sample_size > 0, f"expected positive sample_size, actual {param.sample_size}")

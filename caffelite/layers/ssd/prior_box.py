@@ -25,7 +25,7 @@ class PriorBox(Layer):
         self.expect(len(param.min_size) > 0, "expected a min_size, actual none")
         self.expect(all(s > 0 for s in param.min_size), f"expected positive min_size, actual {list(param.min_size)}")
         sizes = [*param.min_size, *param.max_size]
-        self.expect(np.isfinite(sizes).all(), f"expected finite sizes, actual {sizes}")
+        self.expect(all(s < 2**31 for s in sizes), f"expected sizes below 2^31 pixels, actual {sizes}")
         if param.max_size:
             self.expect(
                 len(param.max_size) == len(param.min_size),
@@ -66,7 +66,7 @@ class PriorBox(Layer):
         for i, size in enumerate(map(int, param.min_size)):  # the original cuts sizes to integers
             sizes.append((size, size))
             if param.max_size:
-                sizes.append((np.sqrt(size * int(param.max_size[i])),) * 2)
+                sizes.append((np.sqrt(float(size * int(param.max_size[i]))),) * 2)
             sizes += [(size * np.sqrt(r), size / np.sqrt(r)) for r in ratios[1:]]
         return np.array(sizes, np.float32)
 

@@ -189,6 +189,7 @@ def test_gradient_that_is_not_asked_for_is_left_alone():
         ("do_neg_mining: false", "contradicts mining_type"),
         ("share_location: false", "mining needs share_location"),
         ("background_label_id: 3", "background_label_id below num_classes"),
+        ("neg_pos_ratio: inf", "finite neg_pos_ratio"),
         ("mining_type: HARD_EXAMPLE sample_size: 0", "positive sample_size"),
         ("map_object_to_agnostic: true", "map_object_to_agnostic needs num_classes: 2"),
         ("mining_type: NONE share_location: false", "16 priors \\* 12 = 192 location predictions"),

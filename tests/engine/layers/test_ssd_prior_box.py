@@ -64,7 +64,7 @@ def test_its_gradients_are_zero():
         ("", "min_size"),
         ("min_size: 0", "positive min_size"),
         ("min_size: nan", "positive min_size"),
-        ("min_size: 10 max_size: inf", "finite sizes"),
+        ("min_size: 10 max_size: inf", "sizes below"),
         ("min_size: 10 max_size: 10", "max_size greater"),
         ("min_size: 10 min_size: 20 max_size: 30", "one max_size per min_size"),
         ("min_size: 10 variance: [0.1, 0.2]", "1 or 4 positive variances"),
