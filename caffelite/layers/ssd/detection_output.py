@@ -69,7 +69,7 @@ class DetectionOutput(Layer):
             self._detect(image, location[image], np.ascontiguousarray(confidence[image].T), priors, variances)
             for image in range(self.images)
         ]
-        rows = np.concatenate(found)
+        rows = np.concatenate([np.empty((0, 7), np.float32), *found])  # the batch may be empty
         if not len(rows):
             log.info("layer %r: couldn't find any detections", self.name)
             rows = np.full((self.images, 7), -1, np.float32)

@@ -74,6 +74,10 @@ def test_images_without_detections_have_no_rows_unless_none_has_any():
     assert detect(options, scores=scores * 0).tolist() == [[i, -1, -1, -1, -1, -1, -1] for i in range(3)]
 
 
+def test_an_empty_batch_has_no_rows():
+    assert detect(scores=SCORES[:0]).shape == (0, 7)
+
+
 def test_overflowing_sizes_are_infinite_and_nan_is_refused():
     location = np.zeros((1, 12))
     location[0, 2] = 1e4
