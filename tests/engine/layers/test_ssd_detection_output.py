@@ -23,7 +23,11 @@ def text(options="", classes=3):
 def detect(options="", scores=SCORES, location=None, prior=PRIOR, classes=3):
     images = len(scores)
     location = np.zeros((images, prior.shape[2])) if location is None else location
-    (top,) = LayerRun(text(options, classes), [location, scores.reshape(images, -1), prior], phase=1).forward()
+    (top,) = LayerRun(
+        text(options, classes),
+        [location, scores.reshape(images, prior.shape[2] // 4 * scores.shape[2]), prior],
+        phase=1,
+    ).forward()
     assert top.shape[:2] == (1, 1) and top.shape[3] == 7
     return top[0, 0]
 
