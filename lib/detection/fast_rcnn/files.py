@@ -26,7 +26,7 @@ def read_solver(path: str, dataset: str, output: str | None = None):
 
 
 def _prefix(param, path: str) -> tuple[str, str]:
-    """Folder and name of a solver's snapshots; without a prefix the name is the solver file's."""
+    """Folder and name of a solver's snapshots; where the prefix is a mere folder, the name is the solver file's."""
     folder, name = os.path.split(param.snapshot_prefix)
     return folder, name or Path(path).stem
 

@@ -73,7 +73,6 @@ def test_a_net_that_says_nothing():
         ('snapshot_prefix: "out/net"', None, "out/net"),
         ('snapshot_prefix: "out/net"', "elsewhere", "elsewhere/net"),
         ('snapshot_prefix: "net"', None, "output/default/shapes/net"),
-        ("", None, "output/default/shapes/solver"),
         ('snapshot_prefix: "out/"', None, "out/solver"),
     ],
 )
