@@ -38,7 +38,7 @@ def report(name: str, args: argparse.Namespace) -> int:
     except DatasetError as e:
         print(f"error: {e}")
         return 1
-    print(f"{dataset.name}: {len(dataset)} images, {len(dataset.classes) - 1} classes, in {dataset.folder}")
+    print(f"{dataset.name}: {len(dataset)} images, {len(dataset.classes) - 1} class(es), in {dataset.folder}")
     kinds = Counter((not finding.is_error, finding.kind) for finding in findings)
     for (is_warning, kind), count in sorted(kinds.items()):
         print(f"\n{'warning' if is_warning else 'error'}: {kind}: {count}")

@@ -1,7 +1,7 @@
 """The generated data set `shapes`: six kinds of objects on cluttered, textured backgrounds, in VOC layout.
 
 Colours, textures and sizes say nothing about the class. Objects overlap; things of no class lie behind them.
-The same options give the same files, byte for byte (with the same version of OpenCV, which encodes the JPEG files).
+The same options give the same files, byte for byte (with the same versions of OpenCV and NumPy).
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ class Thing:
 
 def draw_scene(random: Random, options: ShapesOptions) -> tuple[np.ndarray, list[Thing]]:
     """A picture (height, width, 3) uint8 BGR and the objects in it."""
-    width, height = (int(random.integers(low, high + 1)) for low, high in (options.width, options.height))
+    width, height = _draw_number(random, options.width), _draw_number(random, options.height)
     base = random.uniform(40, 215, 3)
     image = paint(str(random.choice(BACKGROUNDS)), random, height, width, base, options.background_contrast)
-    for _ in range(random.integers(*options.clutter)):
+    for _ in range(_draw_number(random, options.clutter)):
         kind = str(random.choice(CLUTTER))
         contours = _random_contours(kind, random, height, width, random.uniform(10, 60), options.max_aspect)
         _draw(image, mask_of(contours, height, width), random, options.object_contrast / 2, options)
 
     owner = np.zeros((height, width), int)
     names, areas, inside = [], [], []
-    for _ in range(random.integers(options.objects[0], options.objects[1] + 1)):
+    for _ in range(_draw_number(random, options.objects)):
         name = str(random.choice(CLASSES))
         low, high = options.side
         side = low * (min(high, 0.65 * height) / low) ** random.uniform()
@@ -103,6 +103,11 @@ def draw_scene(random: Random, options: ShapesOptions) -> tuple[np.ndarray, list
         box = tuple(int(value) for value in (x.min(), y.min(), x.max(), y.max()))
         things.append(Thing(name, box, len(x) / area, not inside[k - 1]))
     return _photograph(image, random, options), things
+
+
+def _draw_number(random: Random, limits: tuple[int, int]) -> int:
+    """A whole number between two, both included."""
+    return int(random.integers(limits[0], limits[1] + 1))
 
 
 def _random_contours(
@@ -151,9 +156,13 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     Raises DatasetError if the folder holds something else.
     """
     folder = Path(folder)
+    if min(options.train, options.test) < 1:
+        raise DatasetError(
+            f"{folder}: expected at least one image of each set, found {options.train} and {options.test}"
+        )
     source = hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, shapes_drawing.__file__)))
-    manifest = {"generator": source.hexdigest()[:16], "opencv": cv2.__version__, "options": asdict(options)}
-    manifest = json.loads(json.dumps(manifest))
+    versions = {"generator": source.hexdigest()[:16], "opencv": cv2.__version__, "numpy": np.__version__}
+    manifest = json.loads(json.dumps({**versions, "options": asdict(options)}))  # lists for tuples, as when read back
     if folder.exists() and _read_manifest(folder) == manifest and not force:
         return False
     work = folder.with_name(folder.name + ".partial")
@@ -164,7 +173,7 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     for split, i in tqdm(scenes, desc=folder.name, unit="image", disable=None):
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([options.seed, _STREAMS[split], i])))
         image, things = draw_scene(random, options)
-        quality = int(random.integers(options.jpeg_quality[0], options.jpeg_quality[1] + 1))
+        quality = _draw_number(random, options.jpeg_quality)
         name = f"{split}_{i:05d}"
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         (work / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())

@@ -57,7 +57,7 @@ def run(*arguments) -> tuple[int, str]:
 def test_command(voc_folder):
     folder = voc_folder(GOOD)
     status, output = run(f"{folder}:all")
-    assert status == 0 and "2 images, 2 classes" in output and output.endswith("no errors\n")
+    assert status == 0 and "2 images, 2 class(es)" in output and output.endswith("no errors\n")
     status, output = run(f"{spoiled(voc_folder)}:all")
     assert status == 1
     assert "error: inverted box: 1" in output and "object 1 (cat)" in output and "warning: no objects: 1" in output

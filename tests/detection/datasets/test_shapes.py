@@ -71,7 +71,7 @@ def test_it_is_a_valid_data_set(folder, image_set):
 def test_boxes_enclose_the_visible_pixels():
     """On a plain ground without noise, only the box of the only object holds edges."""
     options = shapes.ShapesOptions(
-        objects=(1, 1), clutter=(0, 1), noise=0.0, background_contrast=0.0, surface_contrast=0.0, object_contrast=150.0
+        objects=(1, 1), clutter=(0, 0), noise=0.0, background_contrast=0.0, surface_contrast=0.0, object_contrast=150.0
     )
     for seed in range(8):
         image, (thing,) = shapes.draw_scene(np.random.default_rng(seed), options)

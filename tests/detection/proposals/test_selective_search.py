@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,8 +14,6 @@ from detection.datasets import VocDataset, shapes
 from detection.errors import ProposalError
 from detection.proposals import selective_search
 from detection.proposals.selective_search import SearchOptions, proposals, search
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def test_same_order_in_every_process(picture, tmp_path):
         "import cv2, hashlib, sys; from detection.proposals.selective_search import search; "
         "print(hashlib.sha256(search(cv2.imread(sys.argv[1])).tobytes()).hexdigest())"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "lib")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
     command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
     digests = {
         subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() for _ in range(2)
