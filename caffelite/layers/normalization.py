@@ -173,7 +173,8 @@ class BatchNorm(Standardizing):
 class MVN(Standardizing):
     """y = (x - mean) / (sqrt(variance) + eps) over each plane, or each image with across_channels.
 
-    Bottom and top: (N, C, ...). With normalize_variance false only the mean is taken off. Source: mvn_layer.cpp.
+    Bottom and top: (N, C, ...). With normalize_variance false only the mean is taken off. As in the original the
+    gradient is that of eps = 0. Source: mvn_layer.cpp.
     """
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
