@@ -1,7 +1,7 @@
 /* Selecting by value or by index.  Source: argmax_layer.cpp, embed_layer.cpp. */
 
-/* NaN counts as infinite, so that there always is a largest. */
-DEVICE float rank_of(float v) { return v == v ? v : 2.0f * FLT_MAX; }
+/* NaN counts as the largest finite number, so that all numbers have an order. */
+DEVICE float rank_of(float v) { return v == v ? v : FLT_MAX; }
 
 /* The `top` largest of the `dim` elements of each column x[outer][.][inner], n = outer * inner: their indices and values,
    [outer][top][inner].  On a tie the larger index comes first. */

@@ -37,7 +37,7 @@ def test_the_larger_index_of_equal_elements_comes_first_as_in_the_original():
     np.testing.assert_array_equal(arg_max("top_k: 3", np.float32(rows)), expected)
 
 
-def test_argmax_takes_what_is_not_a_number_for_infinite():
+def test_argmax_ranks_what_is_not_a_number_below_infinity_alone():
     row = np.float32([[-np.inf, 1, np.nan, -np.inf, np.inf]])
     np.testing.assert_array_equal(arg_max("top_k: 5", row), [[[4, 2, 1, 3, 0]]])
 
