@@ -61,17 +61,17 @@ class Convolution:
     def forward(self, x, w, bias, y) -> None:
         """y = x * w + bias; `bias` may be None."""
         self._check(x, w, y)
-        implementation(x).forward(self, x, w, bias, y)
+        implementation(self, x, w).forward(self, x, w, bias, y)
 
     def backward_data(self, dy, w, dx) -> None:
         """dx = the gradient to x of sum(dy * y); the forward pass of a deconvolution."""
         self._check(dx, w, dy)
-        implementation(dy).backward_data(self, dy, w, dx)
+        implementation(self, dx, w).backward_data(self, dy, w, dx)
 
     def backward_weight(self, x, dy, dw) -> None:
         """dw += the gradient to w of sum(dy * y)."""
         self._check(x, dw, dy)
-        implementation(x).backward_weight(self, x, dy, dw)
+        implementation(self, x, dw).backward_weight(self, x, dy, dw)
 
     def backward_bias(self, dy, db) -> None:
         """db += the gradient to the bias: dy summed over images and pixels."""
@@ -86,9 +86,14 @@ class Convolution:
             raise ValueError(f"convolution: expected an output {expected}, actual {y.shape}")
 
 
-def implementation(array):
-    """The way to convolve arrays like this one: where a backend for a machine is chosen."""
-    return ImplicitGemm if isinstance(array, np.ndarray) and array.ndim <= 4 else Im2col
+def implementation(convolution: Convolution, x, w):
+    """The way to convolve such arrays: where a backend for a machine is chosen."""
+    if not isinstance(x, np.ndarray) or x.ndim > 4:
+        return Im2col
+    if w.shape[2:] in ((3, 3), (5, 5)) and min(w.shape[0] // convolution.groups, w.shape[1]) >= 16:
+        if set(convolution.stride) == set(convolution.dilation) == {1}:
+            return Winograd
+    return ImplicitGemm
 
 
 class ImplicitGemm:
@@ -105,6 +110,22 @@ class ImplicitGemm:
     @staticmethod
     def backward_weight(convolution: Convolution, x, dy, dw) -> None:
         kernels("convolution").convolution_backward_weight(_geometry(convolution, x, dw, dy), x, dy, dw)
+
+
+class Winograd(ImplicitGemm):
+    """The minimal filtering of kernels/winograd.cc: kernels of 3 x 3 or 5 x 5 with stride 1."""
+
+    @staticmethod
+    def forward(convolution: Convolution, x, w, bias, y) -> None:
+        kernels("winograd").winograd_forward(_geometry(convolution, x, w, y), x, w, bias, y)
+
+    @staticmethod
+    def backward_data(convolution: Convolution, dy, w, dx) -> None:
+        kernels("winograd").winograd_backward_data(_geometry(convolution, dx, w, dy), dy, w, dx)
+
+    @staticmethod
+    def backward_weight(convolution: Convolution, x, dy, dw) -> None:
+        kernels("winograd").winograd_backward_weight(_geometry(convolution, x, dw, dy), x, dy, dw)
 
 
 class Im2col:

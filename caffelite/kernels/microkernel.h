@@ -42,6 +42,14 @@ struct Scratch {
   ~Scratch() { std::free(data); }
 };
 
+DEVICE int max_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
 /* Where a block of sums goes: element (r, c) lies at at[r * row + c * column]. */
 struct Target {
   float* at;
@@ -116,18 +124,25 @@ static void multiply(const float* s, long s_row, int rows, const float* v, long 
 #if VECTOR_BYTES == 64
 #define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #elif VECTOR_BYTES == 32
 #define LOW 0, 8, 1, 9, 2, 10, 3, 11
 #define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15
 #else
 #define LOW 0, 4, 1, 5
 #define HIGH 2, 6, 3, 7
+#define EVEN 0, 2, 4, 6
+#define ODD 1, 3, 5, 7
 #endif
+/* the numbers of two vectors in another order: SHUFFLE(a, b, EVEN) */
 #ifdef __clang__
-#define INTERLEAVE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 typedef int lanes __attribute__((vector_size(VECTOR_BYTES)));
-#define INTERLEAVE(a, b, ...) __builtin_shuffle(a, b, lanes{__VA_ARGS__})
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, lanes{__VA_ARGS__})
 #endif
 
 /* to (columns x rows) = (or +=) from (rows x columns) transposed */
@@ -141,8 +156,8 @@ static void transpose(const float* from, long from_row, int rows, int columns, f
         for (int i = 0; i < LANES; ++i) a[i] = load(f + i * from_row);
         for (int step = 1; step < LANES; step *= 2) { /* a perfect shuffle for each bit of the index */
           for (int i = 0; i < LANES / 2; ++i) {
-            b[2 * i] = INTERLEAVE(a[i], a[i + LANES / 2], LOW);
-            b[2 * i + 1] = INTERLEAVE(a[i], a[i + LANES / 2], HIGH);
+            b[2 * i] = SHUFFLE(a[i], a[i + LANES / 2], LOW);
+            b[2 * i + 1] = SHUFFLE(a[i], a[i + LANES / 2], HIGH);
           }
           for (int i = 0; i < LANES; ++i) a[i] = b[i];
         }

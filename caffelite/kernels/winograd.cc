@@ -1,0 +1,360 @@
+/* Convolution with stride 1 by minimal filtering (Winograd; Lavin and Gray, "Fast Algorithms for Convolutional Neural
+   Networks", 2016): a tile of the image and the kernel are polynomials, multiplied by their values at six points.
+   M x M outputs of an R x R kernel, M + R = 7, take 36 products for each pair of channels instead of M * M * R * R; the
+   sums over channels are 36 matrix products, one for each pair of points.
+   The points 0, +-a, +-1/a, infinity with a = sqrt(1/2) round four times better than the usual 0, +-1, +-2, infinity. */
+#include "microkernel.h"
+
+namespace {
+
+enum { POINTS = 6, PAIRS = POINTS * POINTS, LONGEST = 128 /* tiles in a row of a group */ };
+const float A = 0.70710678118654752f, B = 1.4142135623730951f, AA = 0.5f, BB = 2.0f, AAA = A * AA, BBB = B * BB;
+
+struct Geometry { /* filled by backend/convolution.py */
+  int images, channels, height, width, outputs, groups, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
+      dilation_w, out_h, out_w;
+};
+
+/* Six numbers of the image to six points; what lies between the products. */
+DEVICE void evaluate(const vec (&d)[POINTS], vec (&t)[POINTS]) {
+  const vec even_a = d[4] - BB * d[2], odd_a = A * (d[3] - BB * d[1]);
+  const vec even_b = d[4] - AA * d[2], odd_b = B * (d[3] - AA * d[1]);
+  t[0] = d[0] - (AA + BB) * d[2] + d[4];
+  t[1] = even_a + odd_a;
+  t[2] = even_a - odd_a;
+  t[3] = even_b + odd_b;
+  t[4] = even_b - odd_b;
+  t[5] = d[1] - (AA + BB) * d[3] + d[5];
+}
+
+/* A polynomial of `length` coefficients to its six values, divided by what Lagrange's formula wants. */
+template <int length>
+DEVICE void spread(const vec (&g)[length], vec (&t)[POINTS]) {
+  vec even_a = g[0], even_b = g[0], odd_a = A * g[1], odd_b = B * g[1];
+  if (length > 2) even_a += AA * g[2], even_b += BB * g[2];
+  if (length > 3) odd_a += AAA * g[3], odd_b += BBB * g[3];
+  if (length > 4) even_a += AA * AA * g[4], even_b += BB * BB * g[4];
+  t[0] = g[0];
+  t[1] = (even_a + odd_a) * (-2.0f / 3);
+  t[2] = (even_a - odd_a) * (-2.0f / 3);
+  t[3] = (even_b + odd_b) * (1.0f / 6);
+  t[4] = (even_b - odd_b) * (1.0f / 6);
+  t[5] = g[length - 1];
+}
+
+/* Six products to `length` sums. */
+template <int length>
+DEVICE void collect(const vec (&m)[POINTS], vec (&y)[length]) {
+  const vec even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
+  y[0] = m[0] + even_a + even_b;
+  y[1] = A * odd_a + B * odd_b;
+  if (length > 2) y[2] = AA * even_a + BB * even_b;
+  if (length > 3) y[3] = AAA * odd_a + BBB * odd_b;
+  if (length > 4) y[4] = AA * AA * even_a + BB * BB * even_b;
+  y[length - 1] += m[5];
+}
+
+struct Plane {
+  float* at;
+  int height, width;
+};
+
+/* A row of tiles of a plane; the first one's corner lies at (y, x), which may be outside: there is zero. */
+struct TileRow {
+  int y, x, tiles;
+};
+
+/* phase[j * pitch + t] = the plane's (y, x + M * t + j), for `count` t's rounded up to vectors */
+template <int M>
+void split(const Plane& p, int y, int x, int count, float* phase, int pitch) {
+  const int steps = (count + LANES - 1) / LANES, wide = steps * LANES * M;
+  float line[(LONGEST + 2 * LANES) * M];
+  const float* from = line;
+  if (y >= 0 && y < p.height && x >= 0 && x + wide <= p.width) {
+    from = p.at + (long)y * p.width + x;
+  } else {
+    const int begin = y < 0 || y >= p.height ? wide : min(max(0, -x), wide), end = max(begin, min(p.width - x, wide));
+    std::fill(line, line + begin, 0.0f);
+    if (end > begin) std::copy(p.at + (long)y * p.width + x + begin, p.at + (long)y * p.width + x + end, line + begin);
+    std::fill(line + end, line + wide, 0.0f);
+  }
+  for (int t = 0; t < steps * LANES; t += LANES, from += M * LANES) {
+    vec v[4];
+    for (int j = 0; j < M; ++j) v[j] = load(from + j * LANES);
+    if (M == 4) {
+      const vec e0 = SHUFFLE(v[0], v[1], EVEN), e1 = SHUFFLE(v[2], v[3], EVEN);
+      const vec o0 = SHUFFLE(v[0], v[1], ODD), o1 = SHUFFLE(v[2], v[3], ODD);
+      v[0] = SHUFFLE(e0, e1, EVEN), v[2] = SHUFFLE(e0, e1, ODD);
+      v[1] = SHUFFLE(o0, o1, EVEN), v[3] = SHUFFLE(o0, o1, ODD);
+    } else {
+      const vec even = SHUFFLE(v[0], v[1], EVEN);
+      v[1] = SHUFFLE(v[0], v[1], ODD), v[0] = even;
+    }
+    for (int j = 0; j < M; ++j) store(phase + j * pitch + t, v[j]);
+  }
+}
+
+enum { PITCH = LONGEST + 3 * LANES };
+
+/* Tiles of the image at their points: to[pair * distance + tile] */
+template <int M>
+void evaluate_tiles(const Plane& p, const TileRow& row, float* to, long distance) {
+  float phase[POINTS][M * PITCH], half[POINTS][M * PITCH];
+  const int more = (POINTS - 1) / M, wide = row.tiles + more;
+  for (int i = 0; i < POINTS; ++i) split<M>(p, row.y + i, row.x, wide, phase[i], PITCH);
+  vec d[POINTS], t[POINTS];
+  for (int j = 0; j < M; ++j)
+    for (int u = j * PITCH; u < j * PITCH + wide; u += LANES) {
+      for (int i = 0; i < POINTS; ++i) d[i] = load(phase[i] + u);
+      evaluate(d, t);
+      for (int i = 0; i < POINTS; ++i) store(half[i] + u, t[i]);
+    }
+  for (int i = 0; i < POINTS; ++i)
+    for (int u = 0; u < row.tiles; u += LANES) {
+      for (int j = 0; j < POINTS; ++j) d[j] = load(half[i] + j % M * PITCH + j / M + u);
+      evaluate(d, t);
+      for (int j = 0; j < POINTS; ++j) store(to + (i * POINTS + j) * distance + u, t[j]);
+    }
+}
+
+/* Tiles of a top's gradient, taken as kernels of M x M, at their points */
+template <int M>
+void spread_tiles(const Plane& p, const TileRow& row, float* to, long distance) {
+  float phase[M][M * PITCH];
+  for (int i = 0; i < M; ++i) split<M>(p, row.y + i, row.x, row.tiles, phase[i], PITCH);
+  for (int u = 0; u < row.tiles; u += LANES) {
+    vec half[M][POINTS], d[M], t[POINTS];
+    for (int j = 0; j < M; ++j) {
+      for (int i = 0; i < M; ++i) d[i] = load(phase[i] + j * PITCH + u);
+      spread<M>(d, half[j]);
+    }
+    for (int i = 0; i < POINTS; ++i) {
+      for (int j = 0; j < M; ++j) d[j] = half[j][i];
+      spread<M>(d, t);
+      for (int j = 0; j < POINTS; ++j) store(to + (i * POINTS + j) * distance + u, t[j]);
+    }
+  }
+}
+
+/* Tiles from the sums of their products, plus bias, to the plane */
+template <int M>
+void collect_tiles(const float* from, long distance, float bias, const Plane& p, const TileRow& row) {
+  for (int u = 0; u < row.tiles; u += LANES) {
+    vec half[M][POINTS], m[POINTS], y[M];
+    for (int j = 0; j < POINTS; ++j) {
+      for (int i = 0; i < POINTS; ++i) m[i] = load(from + (i * POINTS + j) * distance + u);
+      collect<M>(m, y);
+      for (int i = 0; i < M; ++i) half[i][j] = y[i];
+    }
+    const int x = row.x + u * M, wide = min(p.width - x, (row.tiles - u) * M);
+    for (int i = 0; i < min(M, p.height - row.y); ++i) {
+      collect<M>(half[i], y);
+      for (int j = 0; j < M; ++j) y[j] += bias;
+      if (M == 4) {
+        const vec l0 = SHUFFLE(y[0], y[2], LOW), h0 = SHUFFLE(y[0], y[2], HIGH);
+        const vec l1 = SHUFFLE(y[1], y[3], LOW), h1 = SHUFFLE(y[1], y[3], HIGH);
+        y[0] = SHUFFLE(l0, l1, LOW), y[1] = SHUFFLE(l0, l1, HIGH);
+        y[2] = SHUFFLE(h0, h1, LOW), y[3] = SHUFFLE(h0, h1, HIGH);
+      } else {
+        const vec low = SHUFFLE(y[0], y[1], LOW);
+        y[1] = SHUFFLE(y[0], y[1], HIGH), y[0] = low;
+      }
+      float* to = p.at + (long)(row.y + i) * p.width + x;
+      if (wide >= M * LANES) {
+        for (int j = 0; j < M; ++j) store(to + j * LANES, y[j]);
+      } else {
+        float line[M * LANES];
+        for (int j = 0; j < M; ++j) store(line + j * LANES, y[j]);
+        std::copy(line, line + wide, to);
+      }
+    }
+  }
+}
+
+/* The kernels (rows x columns of R x R, strides in floats) at their points: to (pair, row, column) */
+template <int R>
+void spread_kernels(const float* w, int rows, int columns, long row_step, long column_step, bool flip, float* to) {
+#pragma omp parallel for
+  for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < columns; c += LANES) {
+      const int n = min((int)LANES, columns - c);
+      float taps[R * R][LANES] = {};
+      for (int l = 0; l < n; ++l)
+        for (int k = 0; k < R * R; ++k) taps[flip ? R * R - 1 - k : k][l] = w[r * row_step + (c + l) * column_step + k];
+      vec half[R][POINTS], d[R], t[POINTS];
+      for (int j = 0; j < R; ++j) {
+        for (int i = 0; i < R; ++i) d[i] = load(taps[i * R + j]);
+        spread<R>(d, half[j]);
+      }
+      for (int i = 0; i < POINTS; ++i) {
+        for (int j = 0; j < R; ++j) d[j] = half[j][i];
+        spread<R>(d, t);
+        for (int j = 0; j < POINTS; ++j) {
+          float* out = to + ((i * POINTS + j) * (long)rows + r) * columns + c;
+          if (n == LANES)
+            store(out, t[j]);
+          else
+            for (int l = 0; l < n; ++l) out[l] = t[j][l];
+        }
+      }
+    }
+}
+
+/* Tiles of M x M outputs in rectangular groups, whose points fit into fast memory. */
+struct Groups {
+  int across, down, length, rows; /* groups in each direction; tiles of a group in each */
+  Groups(int tiles_x, int tiles_y, int tiles) {
+    across = (tiles_x + LONGEST / 2 - 1) / (LONGEST / 2);
+    length = (tiles_x + across - 1) / across;
+    rows = max(1, min(tiles_y, tiles / length));
+    down = (tiles_y + rows - 1) / rows;
+  }
+};
+
+thread_local Scratch kernel_memory, point_memory, out_point_memory, sum_memory, panel_memory;
+
+enum { FAST = 3 << 18 /* floats */, TOGETHER = 12 << 20 };
+
+template <int M, int R>
+void correlate(int images, int groups, int channels, int outputs, const float* x, int height, int width, int pad_h, int pad_w,
+               const float* w, bool backward, const float* bias, float* y, int out_h, int out_w) {
+  const int tiles_x = (out_w + M - 1) / M, tiles_y = (out_h + M - 1) / M;
+  const Groups g(tiles_x, tiles_y, max(64, FAST / PAIRS / (channels + outputs)));
+  const long pitch = (g.length * g.rows + LANES - 1) / LANES * LANES + LANES;
+  const long distance = channels * pitch + LANES, out_distance = outputs * pitch + LANES;
+  const int count = images * g.across * g.down;
+  float* kernel = kernel_memory.get((size_t)PAIRS * outputs * channels);
+  for (int group = 0; group < groups; ++group) {
+    const float* wg = w + (long)group * outputs * channels * R * R;
+    if (backward)
+      spread_kernels<R>(wg, outputs, channels, R * R, (long)outputs * R * R, true, kernel);
+    else
+      spread_kernels<R>(wg, outputs, channels, (long)channels * R * R, R * R, false, kernel);
+    /* many groups: one for a thread; few: the threads share each */
+#pragma omp parallel for schedule(dynamic) if (count >= 2 * max_threads())
+    for (int task = 0; task < count; ++task) {
+      const int image = task / (g.across * g.down), down = task / g.across % g.down, across = task % g.across;
+      const int row = down * g.rows, rows = min(g.rows, tiles_y - row);
+      const int column = across * g.length, length = min(g.length, tiles_x - column);
+      const int tiles = (rows * length + LANES - 1) / LANES * LANES;
+      float* points = point_memory.get(PAIRS * distance + LANES);
+      float* sums = sum_memory.get(PAIRS * out_distance + LANES);
+      const float* xg = x + ((long)image * groups + group) * channels * height * width;
+      float* yg = y + ((long)image * groups + group) * outputs * out_h * out_w;
+#pragma omp parallel for schedule(static)
+      for (int c = 0; c < channels; ++c)
+        for (int r = 0; r < rows; ++r)
+          evaluate_tiles<M>({(float*)xg + (long)c * height * width, height, width},
+                            {(row + r) * M - pad_h, column * M - pad_w, length}, points + c * pitch + r * length, distance);
+      const int strip = 16 * ROWS, strips = (outputs + strip - 1) / strip;
+#pragma omp parallel for schedule(dynamic)
+      for (int job = 0; job < PAIRS * strips; ++job) {
+        const int pair = job / strips, o = job % strips * strip;
+        for (int c = 0; c < channels; c += CHUNK)
+          for (int t = 0; t < tiles; t += WIDTH)
+            multiply(kernel + ((long)pair * outputs + o) * channels + c, channels, min(strip, outputs - o),
+                     points + pair * distance + c * pitch + t, pitch, min((int)CHUNK, channels - c),
+                     min((int)WIDTH, tiles - t), {sums + pair * out_distance + o * pitch + t, pitch, 1, c > 0, nullptr});
+      }
+#pragma omp parallel for schedule(static)
+      for (int o = 0; o < outputs; ++o)
+        for (int r = 0; r < rows; ++r)
+          collect_tiles<M>(sums + o * pitch + r * length, out_distance, bias ? bias[group * outputs + o] : 0.0f,
+                           {yg + (long)o * out_h * out_w, out_h, out_w}, {(row + r) * M, column * M, length});
+    }
+  }
+}
+
+/* dw (kernels of R x R) += the sums of their products, of one row of kernels: from (pair, column) */
+template <int R>
+void collect_kernels(const float* from, long distance, int columns, float* dw) {
+  for (int c = 0; c < columns; c += LANES) {
+    const int n = min((int)LANES, columns - c);
+    vec half[R][POINTS], m[POINTS], y[R];
+    for (int j = 0; j < POINTS; ++j) {
+      for (int i = 0; i < POINTS; ++i) {
+        const float* p = from + (i * POINTS + j) * distance + c;
+        for (int l = 0; l < LANES; ++l) m[i][l] = p[l < n ? l : 0];
+      }
+      collect<R>(m, y);
+      for (int i = 0; i < R; ++i) half[i][j] = y[i];
+    }
+    for (int i = 0; i < R; ++i) {
+      collect<R>(half[i], y);
+      for (int j = 0; j < R; ++j)
+        for (int l = 0; l < n; ++l) dw[(c + l) * R * R + i * R + j] += y[j][l];
+    }
+  }
+}
+
+template <int M, int R>
+void backward_weight(int images, int groups, int channels, int outputs, const float* x, int height, int width, int pad_h,
+                     int pad_w, const float* dy, int out_h, int out_w, float* dw) {
+  const int tiles_x = (out_w + M - 1) / M, tiles_y = (out_h + M - 1) / M;
+  const int across = (tiles_x + LONGEST - 1) / LONGEST, length = (tiles_x + across - 1) / across;
+  const int rows = images * tiles_y * across; /* of tiles; what they have beyond the image is zero */
+  const int together = max(1, min((int)CHUNK, (int)TOGETHER / PAIRS / (channels + outputs)) / length);
+  const long pitch = (long)together * length + 2 * LANES, distance = channels * pitch, out_distance = outputs * pitch;
+  float* points = point_memory.get(PAIRS * distance);
+  float* out_points = out_point_memory.get(PAIRS * out_distance);
+  float* sums = sum_memory.get((size_t)PAIRS * outputs * channels);
+  for (int group = 0; group < groups; ++group) {
+    for (int first = 0; first < rows; first += together) {
+      const int count = min(together, rows - first), tiles = count * length;
+#pragma omp parallel for schedule(dynamic)
+      for (int c = 0; c < channels + outputs; ++c)
+        for (int r = 0; r < count; ++r) {
+          const int row = first + r, image = row / across / tiles_y;
+          TileRow at = {row / across % tiles_y * M, row % across * length * M, length};
+          if (c < outputs) {
+            const float* plane = dy + (((long)image * groups + group) * outputs + c) * out_h * out_w;
+            spread_tiles<M>({(float*)plane, out_h, out_w}, at, out_points + c * pitch + r * length, out_distance);
+          } else {
+            const float* plane = x + (((long)image * groups + group) * channels + c - outputs) * height * width;
+            at.y -= pad_h, at.x -= pad_w;
+            evaluate_tiles<M>({(float*)plane, height, width}, at, points + (c - outputs) * pitch + r * length, distance);
+          }
+        }
+      const int panels = (channels + WIDTH - 1) / WIDTH;
+#pragma omp parallel for schedule(dynamic)
+      for (int job = 0; job < PAIRS * panels; ++job) {
+        const int pair = job / panels, c = job % panels * WIDTH, wide = min((int)WIDTH, channels - c);
+        for (int t = 0; t < tiles; t += CHUNK) {
+          const int deep = min((int)CHUNK, tiles - t);
+          float* panel = panel_memory.get(CHUNK * WIDTH);
+          transpose(points + pair * distance + c * pitch + t, pitch, wide, deep, panel, WIDTH);
+          multiply(out_points + pair * out_distance + t, pitch, outputs, panel, WIDTH, deep, wide,
+                   {sums + (long)pair * outputs * channels + c, channels, 1, first + t > 0, nullptr});
+        }
+      }
+    }
+#pragma omp parallel for
+    for (int o = 0; o < outputs; ++o)
+      collect_kernels<R>(sums + (long)o * channels, (long)outputs * channels, channels,
+                         dw + ((long)group * outputs + o) * channels * R * R);
+  }
+}
+
+}  // namespace
+
+KERNEL(winograd_forward)(const int* geometry, const float* x, const float* w, const float* bias, float* y) {
+  const Geometry& g = *(const Geometry*)geometry;
+  const int channels = g.channels / g.groups, outputs = g.outputs / g.groups;
+  (g.kernel_h == 3 ? correlate<4, 3> : correlate<2, 5>)(g.images, g.groups, channels, outputs, x, g.height, g.width, g.pad_h,
+                                                      g.pad_w, w, false, bias, y, g.out_h, g.out_w);
+}
+
+KERNEL(winograd_backward_data)(const int* geometry, const float* dy, const float* w, float* dx) {
+  const Geometry& g = *(const Geometry*)geometry;
+  const int channels = g.channels / g.groups, outputs = g.outputs / g.groups;
+  (g.kernel_h == 3 ? correlate<4, 3> : correlate<2, 5>)(g.images, g.groups, outputs, channels, dy, g.out_h, g.out_w,
+                                                      g.kernel_h - 1 - g.pad_h, g.kernel_w - 1 - g.pad_w, w, true, nullptr,
+                                                      dx, g.height, g.width);
+}
+
+KERNEL(winograd_backward_weight)(const int* geometry, const float* x, const float* dy, float* dw) {
+  const Geometry& g = *(const Geometry*)geometry;
+  const int channels = g.channels / g.groups, outputs = g.outputs / g.groups;
+  (g.kernel_h == 3 ? backward_weight<4, 3> : backward_weight<2, 5>)(g.images, g.groups, channels, outputs, x, g.height,
+                                                                    g.width, g.pad_h, g.pad_w, dy, g.out_h, g.out_w, dw);
+}
