@@ -85,10 +85,10 @@ class ELU(Function):
         self.alpha = self.param.elu_param.alpha
 
     def value(self, x):
-        return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0)))
+        return xp.maximum(x, 0) + self.alpha * xp.expm1(xp.minimum(x, 0))
 
     def derivative(self, x, y):
-        return xp.where(x > 0, 1, y + self.alpha)
+        return (x > 0) + (x <= 0) * (y + self.alpha)
 
 
 @register("Exp")

@@ -122,4 +122,5 @@ class Permute(Layer):
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0] and not self.identity:
-            bottom[0].gradient.transpose(self.order)[...] = top[0].gradient
+            inverse = [self.order.index(axis) for axis in range(len(self.order))]
+            bottom[0].gradient[...] = top[0].gradient.transpose(inverse)
