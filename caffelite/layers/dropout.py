@@ -35,7 +35,9 @@ class Dropout(Activation):
 
     def forward(self, bottom, top):
         if self.phase == TRAIN:
-            self.kept = self._draw(bottom[0].count) if self.mask is None else xp.asarray(self.mask, np.uint8).ravel()
+            count = bottom[0].count
+            self.kept = self._draw(count) if self.mask is None else xp.asarray(self.mask, np.uint8).ravel()
+            self.expect(self.kept.size == count, f"expected a mask of {count} elements, actual {self.kept.size}")
         if self.phase == TRAIN or self.scale != 1 or bottom[0] is not top[0]:
             self._apply(bottom[0].array, top[0].array)
 

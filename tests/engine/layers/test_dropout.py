@@ -90,6 +90,13 @@ def test_the_expectation_is_the_input():
     np.testing.assert_array_equal(dropout("", X, phase=TEST).forward()[0], X.astype(np.float32))
 
 
+def test_a_mask_of_another_size_is_refused():
+    run = dropout()
+    run.layer.mask = np.ones(7)
+    with pytest.raises(LayerError, match="expected a mask of 105 elements, actual 7"):
+        run.forward()
+
+
 def test_ratios_at_both_ends():
     np.testing.assert_array_equal(dropout("dropout_ratio: 0").forward()[0], X.astype(np.float32))
     run = dropout("dropout_ratio: 1")
