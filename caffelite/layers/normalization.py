@@ -12,7 +12,7 @@ from caffelite.proto import message
 
 LRNParameter = message("LRNParameter")
 TEST = 1
-SEGMENT = 1024  # elements that one thread adds up
+SEGMENT = 256  # elements that one thread adds up
 
 
 @register("LRN")
