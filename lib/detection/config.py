@@ -174,7 +174,9 @@ class Options:
         """Set options from a YAML file. Raises ConfigError."""
         try:
             values = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError) as e:
+        except OSError as e:
+            raise ConfigError(f"{path}: cannot be read: {e.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as e:
             raise ConfigError(f"{path}: cannot be read as YAML options: {e}") from None
         if values is not None and not isinstance(values, dict):
             raise ConfigError(f"{path}: expected options as NAME: value, actual {type(values).__name__}")

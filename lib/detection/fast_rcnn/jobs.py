@@ -90,10 +90,10 @@ def train(
     param = read_solver(solver, dataset.name, output)
     if seed is not None:
         cfg.RNG_SEED = param.random_seed = seed
-    roidb = build_roidb(dataset, dataset_proposals(dataset, proposals_file))
-    trainer = Trainer(param, roidb, dataset.classes, fit_classes)
+    trainer = Trainer(param, dataset.classes, fit_classes)
     if weights:
         trainer.load_weights(weights, strict)
+    trainer.set_data(build_roidb(dataset, dataset_proposals(dataset, proposals_file)))
     if snapshot:
         trainer.restore(snapshot)
     model = trainer.train(iters or param.max_iter or DEFAULT_ITERS)

@@ -37,11 +37,11 @@ class Trainer:
     for the test; <prefix>_iter_N.solverstate and .resume.npz hold what else an exact resume needs; <prefix>_loss.jsonl
     has one line per iteration.
 
-    `solver` is a SolverParameter, `entries` the roidb of the data set (`build_roidb`), `classes` its names with the
-    background; `fit` makes the net's numbers of classes those of the data set. Raises CaffeliteError.
+    `solver` is a SolverParameter, `classes` the data set's names with the background; `fit` makes the net's numbers of
+    classes those of the data set. Then comes `set_data`, then `train`. Raises CaffeliteError.
     """
 
-    def __init__(self, solver, entries: Sequence[Mapping[str, Any]], classes: Sequence[str], fit: bool = False):
+    def __init__(self, solver, classes: Sequence[str], fit: bool = False):
         self.param = type(solver)()
         self.param.CopyFrom(solver)
         _match_classes(self.param, classes, fit)
@@ -51,21 +51,24 @@ class Trainer:
         # the solver's own snapshots would hold normalised box regressors, and the trainer does the talking
         self.param.snapshot = self.param.display = 0
         os.makedirs(os.path.dirname(self.param.snapshot_prefix) or ".", exist_ok=True)
-        seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
-        self.solver = get_solver(self.param, random_seed=seed)
+        self.num_classes = len(classes)
+        self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
+        self.solver = get_solver(self.param, random_seed=self.seed)
         self.net = self.solver.net
         self.data_layer = next((layer for layer in self.net.layers if hasattr(layer, "set_roidb")), None)
         if self.data_layer is None:
             raise ConfigError(f"{self.net.file}: has no RoIDataLayer to feed with the data set")
         self.regressor = self.net.params.get("bbox_pred") if cfg.TRAIN.BBOX_REG else None
 
+    def set_data(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Train on the roidb entries of a data set (`build_roidb`). Raises DatasetError, ConfigError."""
         roidb = training_roidb(entries)
-        self.means, self.stds = add_bbox_targets(roidb, len(classes))
+        self.means, self.stds = add_bbox_targets(roidb, self.num_classes)
         self.data_layer.set_roidb(roidb)
         logger.info(
             "training on %d images%s, %d per minibatch%s, seed %d",
             len(roidb), " (mirror images included)" if cfg.TRAIN.USE_FLIPPED else "", cfg.TRAIN.IMS_PER_BATCH,
-            f" x iter_size {self.param.iter_size}" if self.param.iter_size > 1 else "", seed,
+            f" x iter_size {self.param.iter_size}" if self.param.iter_size > 1 else "", self.seed,
         )  # fmt: skip
 
     def load_weights(self, paths: str, strict: bool = False) -> None:
@@ -85,7 +88,7 @@ class Trainer:
         try:
             with (
                 open(self.loss_log, "a") as log,
-                logging_redirect_tqdm([logger]),
+                logging_redirect_tqdm(),
                 tqdm(total=max_iters, initial=first, desc="train", unit="it", disable=None) as bar,
             ):
                 while self.solver.iter < max_iters:

@@ -62,6 +62,12 @@ def solver_param(tmp_path, folder="out", more="", net=NET):
     return proto.parse_text(text, "SolverParameter", "solver.prototxt")
 
 
+def trainer_of(param, entries, classes=CLASSES, fit=False):
+    trainer = Trainer(param, classes, fit)
+    trainer.set_data(entries)
+    return trainer
+
+
 def weights(net):
     return [blob.data.copy() for blobs in net.params.values() for blob in blobs]
 
@@ -69,7 +75,7 @@ def weights(net):
 def test_two_runs_give_the_same_bytes_and_the_loss_falls(tmp_path, entries):
     models = []
     for folder in ("a", "b"):
-        trainer = Trainer(solver_param(tmp_path, folder), entries, CLASSES)
+        trainer = trainer_of(solver_param(tmp_path, folder), entries)
         models.append(trainer.train(20).read_bytes())
     assert models[0] == models[1]
     losses = [json.loads(line) for line in trainer.loss_log.read_text().splitlines()]
@@ -80,7 +86,7 @@ def test_two_runs_give_the_same_bytes_and_the_loss_falls(tmp_path, entries):
 
 
 def test_snapshots_hold_unnormalised_regressors_and_training_goes_on_unchanged(tmp_path, entries, default_cfg):
-    trainer = Trainer(solver_param(tmp_path), entries, CLASSES)
+    trainer = trainer_of(solver_param(tmp_path), entries)
     trainer.train(3)
     before = weights(trainer.net)
     path = trainer.snapshot()
@@ -99,11 +105,11 @@ def test_snapshots_hold_unnormalised_regressors_and_training_goes_on_unchanged(t
 @pytest.mark.parametrize("prefetch", [True, False])
 def test_resume_is_exact(tmp_path, entries, default_cfg, prefetch):
     default_cfg.TRAIN.USE_PREFETCH = prefetch
-    whole = Trainer(solver_param(tmp_path, "whole"), entries, CLASSES)
+    whole = trainer_of(solver_param(tmp_path, "whole"), entries)
     model = whole.train(7)
-    first = Trainer(solver_param(tmp_path, "first"), entries, CLASSES)
+    first = trainer_of(solver_param(tmp_path, "first"), entries)
     first.train(6)
-    rest = Trainer(solver_param(tmp_path, "first"), entries, CLASSES)
+    rest = trainer_of(solver_param(tmp_path, "first"), entries)
     rest.restore(tmp_path / "first" / "tiny_iter_3.solverstate")
     assert rest.train(7).read_bytes() == model.read_bytes()
     for a, b in zip(whole.solver.history, rest.solver.history):
@@ -112,26 +118,28 @@ def test_resume_is_exact(tmp_path, entries, default_cfg, prefetch):
 
 
 def test_resume_refuses_other_data_and_missing_files(tmp_path, entries, default_cfg):
-    Trainer(solver_param(tmp_path), entries, CLASSES).train(3)
+    trainer_of(solver_param(tmp_path), entries).train(3)
     state = tmp_path / "out" / "tiny_iter_3.solverstate"
     with pytest.raises(ConfigError, match="normalised otherwise"):
-        Trainer(solver_param(tmp_path), entries[:3], CLASSES).restore(state)
+        trainer_of(solver_param(tmp_path), entries[:3]).restore(state)
     (tmp_path / "out" / "tiny_iter_3.resume.npz").unlink()
     with pytest.raises(caffe.CaffeliteError, match=r"tiny_iter_3\.resume\.npz does not exist"):
-        Trainer(solver_param(tmp_path), entries, CLASSES).restore(state)
+        trainer_of(solver_param(tmp_path), entries).restore(state)
 
 
 def test_a_loss_that_is_not_finite_names_blob_and_images(tmp_path, entries):
-    trainer = Trainer(solver_param(tmp_path), entries, CLASSES)
+    trainer = trainer_of(solver_param(tmp_path), entries)
     trainer.net.params["conv1"][0].data[1, 0, 0, 0] = np.inf
-    with pytest.raises(TrainingError, match=r"iteration 0: the loss is not finite.*First blob.*'conv1'.*\d\.png.*base_lr"):
+    with pytest.raises(
+        TrainingError, match=r"iteration 0: the loss is not finite.*First blob.*'conv1'.*\d\.png.*base_lr"
+    ):
         trainer.train(3)
 
 
 def test_class_counts(tmp_path, entries):
     with pytest.raises(ConfigError, match=r"train\.prototxt: the data set has 3 classes.*'cls_score': 4"):
-        Trainer(solver_param(tmp_path), entries, CLASSES[:3])
-    trainer = Trainer(solver_param(tmp_path), entries, CLASSES[:3], fit=True)
+        trainer_of(solver_param(tmp_path), entries, CLASSES[:3])
+    trainer = trainer_of(solver_param(tmp_path), entries, CLASSES[:3], fit=True)
     assert trainer.net.params["bbox_pred"][0].shape == (12, 8)
     trainer.train(1)
 
@@ -141,13 +149,13 @@ def test_without_box_regression(tmp_path, entries, default_cfg):
     net = NET[: NET.index('layer { name: "bbox_pred"')] + NET[NET.index('layer { name: "loss_cls"') :]
     net = net[: net.index('layer { name: "loss_bbox"')]
     net = net.replace('top: "bbox_targets" top: "bbox_loss_weights"', "")
-    trainer = Trainer(solver_param(tmp_path, net=net), entries, CLASSES)
+    trainer = trainer_of(solver_param(tmp_path, net=net), entries)
     assert trainer.train(2).exists()
 
 
 def test_snapshot_infix_and_the_solvers_own_snapshots(tmp_path, entries, default_cfg):
     default_cfg.TRAIN.SNAPSHOT_INFIX = "x"
-    model = Trainer(solver_param(tmp_path, more="snapshot: 1"), entries, CLASSES).train(4)
+    model = trainer_of(solver_param(tmp_path, more="snapshot: 1"), entries).train(4)
     assert model.name == "tiny_x_iter_4.caffemodel"
     assert sorted(p.name for p in model.parent.glob("*.caffemodel")) == [
         "tiny_x_iter_3.caffemodel", "tiny_x_iter_4.caffemodel",
@@ -155,9 +163,9 @@ def test_snapshot_infix_and_the_solvers_own_snapshots(tmp_path, entries, default
 
 
 def test_weights(tmp_path, entries, caplog):
-    first = Trainer(solver_param(tmp_path), entries, CLASSES)
+    first = trainer_of(solver_param(tmp_path), entries)
     model = first.train(3)
-    trainer = Trainer(solver_param(tmp_path), entries, CLASSES)
+    trainer = trainer_of(solver_param(tmp_path), entries)
     trainer.load_weights(str(model), strict=True)
     np.testing.assert_array_equal(trainer.net.params["fc6"][0].data, first.net.params["fc6"][0].data)
     with pytest.raises(WeightsError, match="no such file"):
@@ -166,7 +174,7 @@ def test_weights(tmp_path, entries, caplog):
 
 def test_nothing_to_do_and_nothing_to_feed(tmp_path, entries):
     with pytest.raises(TrainingError, match="nothing to train"):
-        Trainer(solver_param(tmp_path), entries, CLASSES).train(0)
+        trainer_of(solver_param(tmp_path), entries).train(0)
     net = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 } } }'
     with pytest.raises(ConfigError, match="has no RoIDataLayer"):
-        Trainer(solver_param(tmp_path, net=net), entries, CLASSES)
+        trainer_of(solver_param(tmp_path, net=net), entries)
