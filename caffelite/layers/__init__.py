@@ -6,6 +6,7 @@ from caffelite.layers import (  # noqa: F401
     channelwise,
     classification_loss,
     convolution,
+    data,
     dropout,
     eltwise,
     functions,

@@ -1,0 +1,146 @@
+"""What the data layers have in common: batches in order, loaded ahead by a thread, and images stacked to batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from caffelite.backend import random
+from caffelite.layers.data.transform import Transform
+from caffelite.layers.input import Source
+
+
+class Epochs:
+    """Positions in an endless run through `count` items -> the item; with a stream, each epoch in an order of its own.
+
+    `stream` is (seed, words...) as for `random.generator`.
+    """
+
+    def __init__(self, count: int, stream: tuple | None = None):
+        self.count, self.stream = count, stream
+        self._epoch, self._order = -1, None
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self.count)
+        if self.stream is None:
+            return place
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, random.generator(*self.stream, epoch).permutation(self.count)
+        return int(self._order[place])
+
+
+class Batches(Source):
+    """Tops that get a new batch in every pass.
+
+    Batch k is a function of k, the seed and the files. Which batch a pass gets follows from its number in the run,
+    which a solver restores: training resumes with the batches it would have had. A thread loads `ahead` batches before
+    they are asked for; it ends with the layer.
+    """
+
+    ahead = 4
+
+    def setup(self, bottom, top):
+        self._batch, self._lead = -1, 0
+        self._loading: deque[tuple[int, Future]] = deque()
+        self._thread: ThreadPoolExecutor | None = None
+
+    def load(self, batch: int) -> list[np.ndarray]:
+        """The arrays of batch number `batch` for the tops. Runs on the thread, one batch at a time."""
+        raise NotImplementedError
+
+    def forward(self, bottom, top):
+        number = self.pass_state.number + self._lead
+        if number == self._batch:  # the pass before did not reach the net's end: this is one more
+            self._lead += 1
+            number += 1
+        self._batch = number
+        for blob, values in zip(top, self._take(number)):
+            blob.reshape(*values.shape)
+            blob.assign(values)
+
+    def get_state(self) -> dict[str, int]:
+        """Where the layer stands: {"cursor": number of the next batch}."""
+        return {"cursor": self._batch + 1}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Go on with batch state["cursor"] in the next pass."""
+        self._batch = state["cursor"] - 1
+        self._lead = state["cursor"] - self.pass_state.number
+
+    def generator(self, batch: int) -> np.random.Generator:
+        """The random numbers of a batch: the same whatever ran before."""
+        return random.generator(self.pass_state.seed, self.name, "batch", batch)
+
+    def check_batch_size(self, param) -> int:
+        """The batch_size of a parameter message, held to be positive."""
+        self.expect(param.batch_size > 0, f"expected a batch_size of at least 1, actual {param.batch_size}")
+        return param.batch_size
+
+    def first_position(self, rand_skip: int) -> int:
+        """How many items to leave out at the start: a random number below rand_skip."""
+        if not rand_skip:
+            return 0
+        return int(random.generator(self.pass_state.seed, self.name, "skip").integers(rand_skip))
+
+    def _take(self, number: int) -> list[np.ndarray]:
+        if self._loading and self._loading[0][0] != number:
+            for _, future in self._loading:
+                future.cancel()
+            self._loading.clear()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, f"{self.name} (data)")
+        following = self._loading[-1][0] + 1 if self._loading else number
+        for k in range(following, number + self.ahead + 1):
+            self._loading.append((k, self._thread.submit(self.load, k)))
+        return self._loading.popleft()[1].result()
+
+
+class ImageBatches(Batches):
+    """Batches of images and their labels; a subclass says what an item is."""
+
+    def begin(self, top, param, rand_skip: int, force_color: bool = False) -> None:
+        """Read the parameters that all have, and shape the tops by the first item."""
+        self.batch_size = self.check_batch_size(param)
+        self.transform = Transform(self, force_color)
+        self.skip = self.first_position(rand_skip)
+        _, image, label = self.item(self.skip, self.generator(0))
+        self.give_shape(top[0], (self.batch_size, *image.shape))
+        if len(top) > 1:
+            top[1].reshape(*self.label_array([label] * self.batch_size).shape)
+
+    def item(self, position: int, generator: np.random.Generator) -> tuple[str, np.ndarray, object]:
+        """Name, image (channels, height, width) float32 and label at a position in the endless run through the data."""
+        raise NotImplementedError
+
+    def label_array(self, labels: list) -> np.ndarray:
+        """The second top of a batch's labels: here one number per image."""
+        return np.array(labels, np.float32)
+
+    def load(self, batch):
+        labels: list = []
+        data = self._stack(self._items(batch, labels))
+        return [data, self.label_array(labels)]
+
+    def _items(self, batch: int, labels: list) -> Iterator[tuple[str, np.ndarray]]:
+        generator = self.generator(batch)
+        start = self.skip + batch * self.batch_size
+        for position in range(start, start + self.batch_size):
+            name, image, label = self.item(position, generator)
+            labels.append(label)
+            yield name, image
+
+    def _stack(self, images: Iterator[tuple[str, np.ndarray]]) -> np.ndarray:
+        data = None
+        for i, (name, image) in enumerate(images):
+            if data is None:
+                data = np.empty((self.batch_size, *image.shape), np.float32)
+            self.expect(
+                image.shape == data.shape[1:],
+                f"{name}: expected an image of shape {data.shape[1:]} like the first of its batch, actual "
+                f"{image.shape}; give new sizes or a crop_size, or a batch_size of 1",
+            )
+            data[i] = image
+        return data

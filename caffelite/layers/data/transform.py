@@ -1,0 +1,104 @@
+"""transform_param: what happens to an image before it enters the net. Source: data_transformer.cpp."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from caffelite.errors import FileFormatError
+from caffelite.layers.data import augment
+from caffelite.proto.weights import read_blobproto
+
+TRAIN = 0
+log = logging.getLogger("caffelite")
+
+
+class Transform:
+    """An image (height, width, channels) -> float32 (channels, height, width) = (pixels - mean) * scale.
+
+    In this order: resize (resize_param, SSD fork), crop (anywhere in TRAIN, the middle in TEST), subtract mean_file or
+    mean_value, multiply by scale, mirror with probability 1/2. A mean file has the size of the image before the crop.
+    Raises LayerError through its layer.
+    """
+
+    def __init__(self, layer, force_color: bool = False):
+        self.layer, self.param = layer, layer.param.transform_param
+        p, expect = self.param, layer.expect
+        expect(not (p.force_color and p.force_gray), "transform_param: expected force_color or force_gray, actual both")
+        expect(
+            not (p.HasField("mean_file") and p.mean_value),
+            "transform_param: expected mean_file or mean_value, actual both",
+        )
+        expect(
+            not p.HasField("noise_param") or p.noise_param == type(p.noise_param)(prob=p.noise_param.prob),
+            "transform_param: noise_param is not supported; leave it out",
+        )
+        augment.check_resize(layer, p)
+        self.color = True if p.force_color or force_color else False if p.force_gray else None
+        self.crop = (p.crop_size, p.crop_size) if p.crop_size else (p.crop_h, p.crop_w)
+        expect(all(self.crop) or not any(self.crop), "transform_param: expected crop_h and crop_w, actual only one")
+        self.scale = np.float32(p.scale)
+        self.mean = self._read_mean(p.mean_file) if p.HasField("mean_file") else None
+        self.mean_values = np.array(p.mean_value or [0], np.float32)
+        self._warned = False
+
+    def _read_mean(self, path: str) -> np.ndarray:
+        try:
+            mean = read_blobproto(path)
+        except FileFormatError as e:
+            raise self.layer.error(f"transform_param.mean_file: {e}") from e
+        self.layer.expect(
+            len(mean.shape) >= 3 and mean.size == np.prod(mean.shape[-3:]),
+            f"transform_param.mean_file {path}: expected one image 1 x channels x height x width, actual {mean.shape}",
+        )
+        return mean.reshape(mean.shape[-3:]).astype(np.float32, copy=False)
+
+    def __call__(self, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, tuple, bool]:
+        """The transformed image, the crop (xmin, ymin, xmax, ymax as fractions), and whether it is mirrored."""
+        p = self.param
+        mirrored = p.mirror and bool(generator.integers(2))
+        if p.HasField("resize_param"):
+            image = augment.resize(image, p.resize_param, generator)
+        height, width = image.shape[:2]
+        mean = self._mean_of(image) if self.mean is not None else self.mean_value_of(image.shape[2])
+        y, x, h, w = 0, 0, height, width
+        if self.crop[0]:
+            h, w = self.crop
+            self.layer.expect(
+                h <= height and w <= width, f"a crop of {h} x {w} does not fit into an image of {height} x {width}"
+            )
+            if self.layer.phase == TRAIN:
+                y, x = int(generator.integers(height - h + 1)), int(generator.integers(width - w + 1))
+            else:
+                y, x = (height - h) // 2, (width - w) // 2
+        result = image[y : y + h, x : x + w].transpose(2, 0, 1).astype(np.float32, order="C")
+        result -= mean[:, y : y + h, x : x + w] if self.mean is not None else mean[:, None, None]
+        result *= self.scale
+        if mirrored:
+            result = result[:, :, ::-1]
+        return result, (x / width, y / height, (x + w) / width, (y + h) / height), mirrored
+
+    def mean_value_of(self, channels: int) -> np.ndarray:
+        """mean_value as one number, or one for each channel; 0 without it."""
+        values = self.mean_values
+        self.layer.expect(
+            len(values) in (1, channels),
+            f"expected mean_value once or for each of {channels} channel(s), actual {len(values)} values",
+        )
+        return values
+
+    def _mean_of(self, image: np.ndarray) -> np.ndarray:
+        height, width, channels = image.shape
+        self.layer.expect(
+            self.mean.shape == (channels, height, width),
+            f"expected images of the mean's shape {self.mean.shape} (channels, height, width), actual "
+            f"{(channels, height, width)}",
+        )
+        return self.mean
+
+    def warn_not_encoded(self) -> None:
+        """Say once that force_color and force_gray mean nothing for pixels that are not encoded, as in Caffe."""
+        if self.color is not None and not self._warned:
+            self._warned = True
+            log.warning("layer %r: force_color and force_gray are for encoded images; these are not", self.layer.name)
