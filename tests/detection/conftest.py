@@ -20,7 +20,7 @@ def default_cfg():
 
 @pytest.fixture
 def voc_folder(tmp_path) -> Callable[..., Path]:
-    """Writes a folder in VOC layout: image names with their objects (class, box from 1, difficult), one size for all."""
+    """Writes a folder in VOC layout: image names with objects (class, box from 1, difficult), one size for all."""
 
     def write(images: dict[str, list[tuple]], width: int = 60, height: int = 40, image_set: str = "all") -> Path:
         folder = tmp_path / "voc"

@@ -154,8 +154,8 @@ def test(
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file")
     logger.info("testing %s on %s", model, dataset.name)
-    boxes = dataset_proposals(dataset, proposals_file)
     net = load_net(definition, model, dataset.classes, fit_classes)
+    boxes = dataset_proposals(dataset, proposals_file)
     detections = detect_dataset(net, dataset, boxes)
 
     folder = Path(output) if output else model.with_suffix("") / dataset.name

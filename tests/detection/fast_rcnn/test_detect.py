@@ -1,0 +1,148 @@
+"""Detection beyond the golden values: both selections, levels, deduplication, and images without proposals."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from detection.fast_rcnn import test as detection
+from detection.fast_rcnn.test import RisingSelection, ThresholdSelection, detect, im_detect, rois_blob, unique_rois
+
+
+class LinearNet:
+    """Scores and deltas that are functions of the RoI alone, so that equal RoIs answer equally."""
+
+    def __init__(self, num_classes=3):
+        self.num_classes, self.passes = num_classes, 0
+        self.blobs = {name: SimpleNamespace(reshape=lambda *shape: None) for name in ("data", "rois")}
+
+    def forward(self, data, rois):
+        self.data, self.rois = data, rois
+        self.passes += 1
+        scores = np.exp(np.sin(rois[:, 1:2] + np.arange(self.num_classes)))
+        self.blobs["cls_score"] = SimpleNamespace(data=-scores)
+        deltas = np.tile(np.float32([0.1, 0, 0, 0]), (len(rois), self.num_classes))
+        return {"cls_prob": (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32), "bbox_pred": deltas}
+
+
+@pytest.fixture
+def image():
+    return np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
+
+
+@pytest.fixture
+def boxes():
+    corners = np.random.RandomState(1).randint(0, 30, (40, 2))
+    return np.hstack((corners, corners + 20))
+
+
+def test_deduplication_saves_work_and_changes_little(image, boxes, default_cfg):
+    default_cfg.merge({"TEST": {"SCALES": [60]}})
+    net = LinearNet()
+    scores, moved = im_detect(net, image, boxes)
+    computed = len(net.rois)
+    assert computed < len(boxes)
+    default_cfg.DEDUP_BOXES = 0
+    all_scores, all_moved = im_detect(net, image, boxes)
+    assert len(net.rois) == len(boxes)
+    assert scores.shape == all_scores.shape == (40, 3) and moved.shape == all_moved.shape == (40, 12)
+    # what stands for a box is nearer than a cell of the feature map
+    assert np.abs(moved - all_moved).max() <= 16
+
+
+def test_equal_rois_share_the_first_ones_answer():
+    rois = np.float32([[0, 32, 0, 64, 64], [0, 0, 0, 10, 10], [0, 33, 1, 63, 65], [0, 0, 0, 10, 10]])
+    index, inverse = unique_rois(rois)
+    assert sorted(index) == [0, 1]
+    assert index[inverse].tolist() == [0, 1, 0, 1]
+
+
+def test_every_roi_goes_to_the_level_that_suits_its_size():
+    boxes = np.array([[0, 0, 223, 223], [0, 0, 111, 111], [0, 0, 447, 447], [0, 0, 9, 9]])
+    rois = rois_blob(boxes, np.array([0.5, 1.0, 2.0]))
+    assert rois[:, 0].tolist() == [1, 2, 0, 2]
+    np.testing.assert_array_equal(rois[2], [0, 0, 0, 223.5, 223.5])
+
+
+def test_boxes_are_moved_and_clipped(image, default_cfg):
+    default_cfg.merge({"TEST": {"SCALES": [60]}})
+    _, moved = im_detect(LinearNet(), image, np.array([[70, 10, 79, 30]]))
+    np.testing.assert_allclose(moved[0, :4], [70.9, 10, 79, 30])
+    default_cfg.TEST.BBOX_REG = False
+    _, same = im_detect(LinearNet(), image, np.array([[70, 10, 79, 30]]))
+    np.testing.assert_array_equal(same[0], [70, 10, 79, 30] * 3)
+
+
+def test_py_faster_rcnn_boxes(image, default_cfg):
+    default_cfg.merge({"TEST": {"SCALES": [60]}, "PROFILE": "py-faster-rcnn"})
+    _, moved = im_detect(LinearNet(), image, np.array([[60, 10, 69, 30]]))
+    # width 10: the centre moves by 1, and x2 = x1 + 10
+    np.testing.assert_allclose(moved[0, :4], [61, 10, 71, 31])
+
+
+def test_svm_scores(image, boxes, default_cfg):
+    default_cfg.merge({"TEST": {"SCALES": [60], "SVM": True}})
+    scores, _ = im_detect(LinearNet(), image, boxes)
+    assert (scores < 0).all()
+
+
+def test_no_answer_is_overwritten_by_the_next_image(image, boxes, default_cfg):
+    """Nets answer with views of their blobs."""
+    default_cfg.merge({"TEST": {"SCALES": [60]}, "DEDUP_BOXES": 0})
+    net = LinearNet()
+    outputs = net.forward(None, rois_blob(boxes, np.array([1.0])))
+    net.forward = lambda data, rois: outputs
+    scores, _ = im_detect(net, image, boxes)
+    kept = scores.copy()
+    outputs["cls_prob"][:] = 0
+    np.testing.assert_array_equal(scores, kept)
+
+
+def test_detect_suppresses_per_class(image, boxes, default_cfg):
+    default_cfg.merge({"TEST": {"SCALES": [60]}})
+    dets = detect(LinearNet(), image, boxes)
+    assert len(dets) == 3 and len(dets[0]) == 0
+    for of_class in dets[1:]:
+        assert 0 < len(of_class) < len(boxes)
+        assert (np.diff(of_class[:, 4]) <= 0).all()
+
+
+@pytest.mark.parametrize("profile", ["fast-rcnn", "py-faster-rcnn"])
+def test_images_without_proposals(image, boxes, default_cfg, profile):
+    default_cfg.merge({"TEST": {"SCALES": [60]}, "PROFILE": profile})
+    net = LinearNet()
+    found = detection.test_net(net, [image] * 3, [{"boxes": boxes}, {"boxes": boxes[:0]}, {"boxes": boxes}], 3)
+    assert net.passes == 2
+    assert [len(of_class) for of_class in found] == [3, 3, 3]
+    assert len(found[1][0]) and not len(found[1][1])
+    np.testing.assert_array_equal(found[1][0], found[1][2])
+
+
+def scored(scores):
+    """Boxes far from each other with these scores of one class."""
+    n = len(scores)
+    corners = 20.0 * np.arange(n)[:, None].repeat(2, axis=1)
+    boxes = np.hstack((corners, corners + 10))
+    return np.stack((np.zeros(n), scores), axis=1).astype(np.float32), np.tile(boxes, (1, 2))
+
+
+def test_the_rising_threshold(default_cfg):
+    default_cfg.merge({"TEST": {"MAX_PER_SET": 2, "MAX_PER_CLASS": 3}})
+    selection = RisingSelection(2, 2)
+    selection.add(*scored([0.1, 0.5, 0.4, 0.3]))  # 0.1 is the fourth best
+    assert selection.thresholds[1] == -np.inf
+    selection.add(*scored([0.9, 0.8, 0.2]))  # of six scores four stay; the threshold is the least of them
+    assert selection.thresholds[1] == np.float32(0.4)
+    _, (first, second) = selection.finish()
+    np.testing.assert_array_equal(first[:, 4], np.float32([0.5]))
+    np.testing.assert_array_equal(second[:, 4], np.float32([0.9, 0.8]))
+
+
+def test_the_fixed_threshold(default_cfg):
+    default_cfg.merge({"TEST": {"MAX_PER_IMAGE": 3}})
+    selection = ThresholdSelection(2, 2)
+    selection.add(*scored([0.05, 0.06, 0.04]))
+    selection.add(*scored([0.9, 0.5, 0.3, 0.3, 0.2]))
+    _, (first, second) = selection.finish()
+    np.testing.assert_array_equal(first[:, 4], np.float32([0.05, 0.06])[1:])
+    np.testing.assert_array_equal(second[:, 4], np.float32([0.9, 0.5, 0.3, 0.3]))  # ties share the last place

@@ -1,0 +1,159 @@
+"""The jobs of the tools, from a folder of images to pictures of detections, and the tools' manners."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from caffelite.errors import CaffeliteError
+from detection.config import ConfigError
+from detection.datasets import shapes
+from detection.fast_rcnn import jobs
+from detection.fast_rcnn.files import load_detections
+
+ROOT = Path(__file__).resolve().parents[3]
+BODY = """
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 4 kernel_size: 5 stride: 4 pad: 2 weight_filler { type: "gaussian" std: 0.01 } } }
+layer { name: "relu1" type: "ReLU" bottom: "conv1" top: "conv1" }
+layer { name: "pool" type: "ROIPooling" bottom: "conv1" bottom: "rois" top: "pool"
+  roi_pooling_param { pooled_h: 3 pooled_w: 3 spatial_scale: 0.25 } }
+layer { name: "cls_score" type: "InnerProduct" bottom: "pool" top: "cls_score"
+  inner_product_param { num_output: 21 weight_filler { type: "gaussian" std: 0.01 } } }
+layer { name: "bbox_pred" type: "InnerProduct" bottom: "pool" top: "bbox_pred"
+  inner_product_param { num_output: 84 weight_filler { type: "gaussian" std: 0.001 } } }
+"""
+TRAIN = """
+layer { name: "data" type: "Python" top: "data" top: "rois" top: "labels" top: "bbox_targets" top: "bbox_loss_weights"
+  python_param { module: "roi_data_layer.layer" layer: "RoIDataLayer" param_str: "'num_classes': 21" } }
+%s
+layer { name: "loss_cls" type: "SoftmaxWithLoss" bottom: "cls_score" bottom: "labels" top: "loss_cls" loss_weight: 1 }
+layer { name: "loss_bbox" type: "SmoothL1Loss" bottom: "bbox_pred" bottom: "bbox_targets" bottom: "bbox_loss_weights"
+  top: "loss_bbox" loss_weight: 1 }
+"""
+TEST = """
+input: "data" input_shape { dim: 1 dim: 3 dim: 60 dim: 60 }
+input: "rois" input_shape { dim: 1 dim: 5 }
+%s
+layer { name: "cls_prob" type: "Softmax" bottom: "cls_score" top: "cls_prob" }
+"""
+
+
+@pytest.fixture
+def job(tmp_path, default_cfg, monkeypatch):
+    """A folder with a data set, prototxts for another number of classes, and options."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "proposals", functools.partial(jobs.proposals, cache=tmp_path / "cache"))
+    options = shapes.ShapesOptions(train=4, test=3, width=(90, 100), height=(70, 80), side=(20, 40), objects=(2, 3))
+    shapes.make(tmp_path / "set", options)
+    (tmp_path / "train.prototxt").write_text(TRAIN % BODY)
+    (tmp_path / "test.prototxt").write_text(TEST % BODY)
+    (tmp_path / "solver.prototxt").write_text(
+        'train_net: "train.prototxt" base_lr: 1e-4 lr_policy: "fixed" momentum: 0.9 max_iter: 4 snapshot_prefix: "net"'
+    )
+    (tmp_path / "config.yml").write_text(
+        "TRAIN: {SCALES: 60, BATCH_SIZE: 32}\nTEST: {SCALES: 60}\nPROPOSALS: {MAX_PROPOSALS: 200}\n"
+    )
+    jobs.configure(None, "solver.prototxt", [])
+    return tmp_path
+
+
+def test_from_images_to_detections(job, default_cfg):
+    assert default_cfg.TRAIN.SCALES == (60,)
+    classes = "set:train:" + ",".join(shapes.CLASSES)
+    model = jobs.train("solver.prototxt", classes, fit_classes=True)
+    assert model == Path("output/default/set_train/net_iter_4.caffemodel")
+    assert len(Path("output/default/set_train/net_loss.jsonl").read_text().splitlines()) == 4
+    assert cv2.imread("output/default/set_train/net_loss.png") is not None
+
+    classes = classes.replace(":train:", ":test:")
+    evaluations = jobs.test("test.prototxt", classes, fit_classes=True, compare=True)
+    assert list(evaluations) == ["trained", "without box regression", "untrained"]
+    assert all(0 <= evaluation.mean_ap <= 1 for evaluation in evaluations.values())
+    assert default_cfg.TEST.BBOX_REG
+    folder = model.with_suffix("") / "set_test"
+    assert json.loads((folder / "evaluation.json").read_text())["images"] == 3
+    detections = load_detections(folder / "detections.npz")
+    assert len(detections) == 7 and len(detections[1]) == 3
+    lines = (folder / "results" / "comp4_det_test_star.txt").read_text().splitlines()
+    assert len(lines) == sum(map(len, detections[shapes.CLASSES.index("star") + 1]))
+    for name in ("detections.png", "precision_recall.png"):
+        assert cv2.imread(str(folder / name)) is not None
+
+    image = job / "mine.png"
+    cv2.imwrite(str(image), np.random.RandomState(0).randint(0, 256, (50, 60, 3), np.uint8))
+    ((picture, found),) = jobs.demo([str(image)], "test.prototxt", threshold=0.0)
+    assert picture == job / "mine_detections.png"
+    assert cv2.imread(str(picture)).shape == (50, 60, 3)
+    assert {line.split()[0] for line in found} == set(shapes.CLASSES)
+
+
+def test_weights_and_snapshots(job):
+    solver, imdb = "solver.prototxt", "set:train"
+    model = jobs.train(solver, imdb, 2, fit_classes=True, output="a")
+    whole = jobs.train(solver, imdb, 4, fit_classes=True, output="b")
+    resumed = jobs.train(solver, imdb, 4, snapshot=str(model.with_suffix(".solverstate")), fit_classes=True, output="c")
+    assert resumed.read_bytes() == whole.read_bytes()
+    tuned = jobs.train(solver, imdb, 1, weights=str(model), strict=True, fit_classes=True, output="d", seed=99)
+    assert tuned.read_bytes() != whole.read_bytes()
+    with pytest.raises(CaffeliteError, match="either --weights"):
+        jobs.train(solver, imdb, weights=str(model), snapshot="x")
+
+
+def test_other_class_counts_are_refused_on_both_sides(job):
+    with pytest.raises(ConfigError, match=r"train\.prototxt: the data set has \d classes.*21"):
+        jobs.train("solver.prototxt", "set:train")
+    (job / "net_iter_1.caffemodel").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"test\.prototxt: the data set has \d classes.*21"):
+        jobs.test("test.prototxt", "set:test", "net_iter_1.caffemodel")
+
+
+def test_without_a_model(job):
+    test = functools.partial(jobs.test, "test.prototxt", "set:test")
+    for run in (test, functools.partial(jobs.demo, [], "test.prototxt")):
+        with pytest.raises(CaffeliteError, match=r"no trained model net_iter_\*.*tools/train_net\.py"):
+            run()
+        with pytest.raises(CaffeliteError, match=r"gone\.caffemodel: there is no such file"):
+            run(model="gone.caffemodel")
+
+
+def tool(name, *arguments, cwd=ROOT):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "lib")])
+    command = [sys.executable, str(ROOT / "tools" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize("name", ["train_net.py", "test_net.py", "demo.py"])
+def test_help_has_an_example(name):
+    run = tool(name, "--help")
+    assert run.returncode == 0
+    assert f"tools/{name}" in run.stdout and "--gpu" in run.stdout
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="CuPy is here, and maybe a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(tmp_path):
+    run = tool("train_net.py", "--gpu", "0")
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: a GPU was asked for") and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name, arguments, says",
+    [
+        ("train_net.py", ["--set", "TRAIN.SCALE", "3"], "did you mean TRAIN.SCALES"),
+        ("test_net.py", ["--net", "none.caffemodel", "--imdb", "nowhere:test"], "nowhere"),
+        ("demo.py", ["--net", "none.caffemodel", "x.png"], "there is no such file"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, name, arguments, says):
+    run = tool(name, *arguments, cwd=tmp_path)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("error: ") and says in line
