@@ -3,14 +3,11 @@
    the kernel.  The gradient to the data is the same product with the roles of bottom and top exchanged, one for each
    residue of the stride. */
 #include <vector>
+#include "vectors.h"
+#include "geometry.h"
 #include "microkernel.h"
 
 namespace {
-
-struct Geometry { /* filled by backend/convolution.py */
-  int images, channels, height, width, outputs, groups, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
-      dilation_w, out_h, out_w;
-};
 
 /* One axis of a correlation: output o reads input o * step + offset, for each tap's offset. */
 struct Axis {
@@ -45,46 +42,73 @@ struct Planes { /* `channels` planes of an image */
   int channels;
 };
 
-DEVICE void copy(float* to, const float* from, int n, int step) {
-  if (step == 1) {
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
-    for (; i < n; ++i) to[i] = from[i];
-  } else {
-    for (int i = 0; i < n; ++i) to[i] = from[(long)i * step];
+thread_local Scratch weight_memory, panel_memory, strip_memory, sum_memory, line_memory;
+
+DEVICE void copy(float* to, const float* from, int n) {
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
+}
+
+template <int M>
+void split(const float* from, int n, float* to, int pitch) {
+  for (int i = 0; i < n; i += LANES, from += M * LANES) {
+    vec v[M];
+    for (int j = 0; j < M; ++j) v[j] = load(from + j * LANES);
+    deinterleave<M>(v);
+    for (int j = 0; j < M; ++j) store(to + j * pitch + i, v[j]);
   }
+}
+
+/* to[j * pitch + i] = from[step * i + j], for n i's rounded up to vectors */
+void split(const float* from, int n, int step, float* to, int pitch) {
+  if (step == 2) return split<2>(from, n, to, pitch);
+  if (step == 4) return split<4>(from, n, to, pitch);
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < step; ++j) to[j * pitch + i] = *from++;
+}
+
+/* to[0 .. n) = the row's pixels from x on; zero outside it, and everywhere if the row is null */
+DEVICE void read_row(const float* row, int width, int x, int n, float* to) {
+  const int begin = row ? min(n, max(0, -x)) : n, end = max(begin, min(n, width - x));
+  std::fill(to, to + begin, 0.0f);
+  if (begin < end) copy(to + begin, row + x + begin, end - begin);
+  std::fill(to + end, to + n, 0.0f);
 }
 
 /* to (taps x n, at a pitch) = what the output pixels [first, first + n) see of the planes */
 void gather(const Planes& x, const Axis& rows, const Axis& columns, int first, int n, float* to, long pitch) {
-  const int kernel_h = rows.offsets.size(), kernel_w = columns.offsets.size(), taps = kernel_h * kernel_w;
-  for (int done = 0; done < n;) {
+  const int kernel_h = rows.offsets.size(), kernel_w = columns.offsets.size();
+  const int step = columns.step, reach = kernel_w ? columns.offsets.back() - columns.offsets[0] : 0;
+  const int phase = n + reach / step + 2 * LANES;
+  float* line = line_memory.get((size_t)2 * phase * step); /* a row of the image, then its every step-th pixels */
+  for (int done = 0, length; done < n; done += length) {
     const int row = (first + done) / columns.out, column = (first + done) % columns.out;
-    const int length = min(columns.out - column, n - done);
-    for (int i = 0; i < kernel_h; ++i)
-      for (int j = 0; j < kernel_w; ++j) {
-        const int y = row * rows.step + rows.offsets[i], left = column * columns.step + columns.offsets[j];
-        int before = 0, inside = 0;
-        if (y >= 0 && y < rows.in) {
-          before = left < 0 ? min(length, (-left + columns.step - 1) / columns.step) : 0;
-          inside = left < columns.in ? min(length, (columns.in - left + columns.step - 1) / columns.step) : 0;
-          inside = max(0, inside - before);
-        }
-        const float* from = x.at + (long)y * columns.in + left + (long)before * columns.step;
-        float* out = to + (long)(i * kernel_w + j) * pitch + done;
-        for (int c = 0; c < x.channels; ++c, from += x.plane, out += taps * pitch) {
-          std::fill(out, out + before, 0.0f);
-          if (inside) copy(out + before, from, inside, columns.step);
-          std::fill(out + before + inside, out + length, 0.0f);
+    length = min(columns.out - column, n - done);
+    float* out = to + done;
+    for (int c = 0; c < x.channels; ++c)
+      for (int i = 0; i < kernel_h; ++i) {
+        const int y = row * rows.step + rows.offsets[i];
+        const float* from = y >= 0 && y < rows.in ? x.at + c * x.plane + (long)y * columns.in : nullptr;
+        if (step == 1) {
+          for (int j = 0; j < kernel_w; ++j, out += pitch)
+            read_row(from, columns.in, column + columns.offsets[j], length, out);
+        } else if (kernel_w) {
+          const int count = length + reach / step;
+          read_row(from, columns.in, column * step + columns.offsets[0], (length - 1) * step + reach + 1, line);
+          split(line, count, step, line + phase * step, phase);
+          for (int j = 0; j < kernel_w; ++j, out += pitch) {
+            const int ahead = columns.offsets[j] - columns.offsets[0];
+            copy(out, line + (step + ahead % step) * phase + ahead / step, length);
+          }
         }
       }
-    done += length;
   }
   if (pitch == WIDTH && n % LANES)
-    for (int k = 0; k < x.channels * taps; ++k) std::fill(to + k * pitch + n, to + (k + 1) * pitch, 0.0f);
+    for (int k = 0; k < x.channels * kernel_h * kernel_w; ++k) std::fill(to + k * pitch + n, to + (k + 1) * pitch, 0.0f);
 }
 
-thread_local Scratch weight_memory, panel_memory, strip_memory, sum_memory;
+enum { DEEP = 1024 /* taps that a task of the weight's gradient takes at most */ };
 
 struct Image { /* (images, groups, channels per group) planes */
   float* at;
@@ -172,7 +196,8 @@ KERNEL(convolution_backward_weight)(const int* geometry, const float* x, const f
   /* the sum over images and pixels is cut into slabs that are added up in order: their number depends on the shape only */
   const long size = (long)g.groups * taps * outputs;
   const int steps = g.images * chunks, slabs = max(1, (int)min((1L << 20) / size, (long)min(16, steps)));
-  const int together = max(1, 96 / kernel), blocks = (bottom.channels + together - 1) / together;
+  const int tasks = max(1, 4 * max_threads() / (slabs * g.groups));
+  const int together = max(1, min(DEEP / kernel, (bottom.channels + tasks - 1) / tasks)), blocks = (bottom.channels + together - 1) / together;
   float* sums = weight_memory.get((size_t)slabs * size); /* (slab, group, tap, output) */
 #pragma omp parallel for schedule(dynamic) collapse(3)
   for (int slab = 0; slab < slabs; ++slab)

@@ -1,6 +1,7 @@
 /* out (+)= op(a) op(b), row-major.  One operand is read in vectors ("panels", packed WIDTH columns wide), the other one
    number at a time along its rows ("strips").  Which is which depends on the shape: what would need the dearer packing
    is not packed. */
+#include "vectors.h"
 #include "microkernel.h"
 
 namespace {

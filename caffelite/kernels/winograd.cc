@@ -3,17 +3,21 @@
    M x M outputs of an R x R kernel, M + R = 7, take 36 products for each pair of channels instead of M * M * R * R; the
    sums over channels are 36 matrix products, one for each pair of points.
    The points 0, +-a, +-1/a, infinity with a = sqrt(1/2) round four times better than the usual 0, +-1, +-2, infinity. */
+#include "vectors.h"
+#include "geometry.h"
 #include "microkernel.h"
 
 namespace {
 
-enum { POINTS = 6, PAIRS = POINTS * POINTS, LONGEST = 128 /* tiles in a row of a group */ };
-const float A = 0.70710678118654752f, B = 1.4142135623730951f, AA = 0.5f, BB = 2.0f, AAA = A * AA, BBB = B * BB;
-
-struct Geometry { /* filled by backend/convolution.py */
-  int images, channels, height, width, outputs, groups, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
-      dilation_w, out_h, out_w;
+enum {
+  POINTS = 6,
+  PAIRS = POINTS * POINTS,
+  LONGEST = 128,    /* tiles in a row of a group */
+  STRIP = 4 * ROWS, /* outputs whose sums a thread holds at all points */
+  FAST = 1 << 19,   /* floats at their points that stay near a thread */
+  TOGETHER = 12 << 20
 };
+const float A = 0.70710678118654752f, B = 1.4142135623730951f, AA = 0.5f, BB = 2.0f, AAA = A * AA, BBB = B * BB;
 
 /* Six numbers of the image to six points; what lies between the products. */
 DEVICE void evaluate(const vec (&d)[POINTS], vec (&t)[POINTS]) {
@@ -67,29 +71,20 @@ struct TileRow {
 /* phase[j * pitch + t] = the plane's (y, x + M * t + j), for `count` t's rounded up to vectors */
 template <int M>
 void split(const Plane& p, int y, int x, int count, float* phase, int pitch) {
-  const int steps = (count + LANES - 1) / LANES, wide = steps * LANES * M;
-  float line[(LONGEST + 2 * LANES) * M];
-  const float* from = line;
-  if (y >= 0 && y < p.height && x >= 0 && x + wide <= p.width) {
-    from = p.at + (long)y * p.width + x;
-  } else {
-    const int begin = y < 0 || y >= p.height ? wide : min(max(0, -x), wide), end = max(begin, min(p.width - x, wide));
-    std::fill(line, line + begin, 0.0f);
-    if (end > begin) std::copy(p.at + (long)y * p.width + x + begin, p.at + (long)y * p.width + x + end, line + begin);
-    std::fill(line + end, line + wide, 0.0f);
-  }
-  for (int t = 0; t < steps * LANES; t += LANES, from += M * LANES) {
-    vec v[4];
-    for (int j = 0; j < M; ++j) v[j] = load(from + j * LANES);
-    if (M == 4) {
-      const vec e0 = SHUFFLE(v[0], v[1], EVEN), e1 = SHUFFLE(v[2], v[3], EVEN);
-      const vec o0 = SHUFFLE(v[0], v[1], ODD), o1 = SHUFFLE(v[2], v[3], ODD);
-      v[0] = SHUFFLE(e0, e1, EVEN), v[2] = SHUFFLE(e0, e1, ODD);
-      v[1] = SHUFFLE(o0, o1, EVEN), v[3] = SHUFFLE(o0, o1, ODD);
+  const bool outside = y < 0 || y >= p.height;
+  const float* row = p.at + (long)y * p.width;
+  for (int t = 0; t < count; t += LANES, x += M * LANES) {
+    vec v[M];
+    if (!outside && x >= 0 && x + M * LANES <= p.width) {
+      for (int j = 0; j < M; ++j) v[j] = load(row + x + j * LANES);
+      for (int j = 0; j < M * LANES; j += LINE) __builtin_prefetch(row + (long)p.height * p.width + x + j); /* next plane */
     } else {
-      const vec even = SHUFFLE(v[0], v[1], EVEN);
-      v[1] = SHUFFLE(v[0], v[1], ODD), v[0] = even;
+      float line[M * LANES] = {};
+      const int begin = max(0, -x), end = outside ? 0 : min(M * LANES, p.width - x);
+      if (begin < end) std::copy(row + x + begin, row + x + end, line + begin);
+      for (int j = 0; j < M; ++j) v[j] = load(line + j * LANES);
     }
+    deinterleave<M>(v);
     for (int j = 0; j < M; ++j) store(phase + j * pitch + t, v[j]);
   }
 }
@@ -150,16 +145,9 @@ void collect_tiles(const float* from, long distance, float bias, const Plane& p,
     for (int i = 0; i < min(M, p.height - row.y); ++i) {
       collect<M>(half[i], y);
       for (int j = 0; j < M; ++j) y[j] += bias;
-      if (M == 4) {
-        const vec l0 = SHUFFLE(y[0], y[2], LOW), h0 = SHUFFLE(y[0], y[2], HIGH);
-        const vec l1 = SHUFFLE(y[1], y[3], LOW), h1 = SHUFFLE(y[1], y[3], HIGH);
-        y[0] = SHUFFLE(l0, l1, LOW), y[1] = SHUFFLE(l0, l1, HIGH);
-        y[2] = SHUFFLE(h0, h1, LOW), y[3] = SHUFFLE(h0, h1, HIGH);
-      } else {
-        const vec low = SHUFFLE(y[0], y[1], LOW);
-        y[1] = SHUFFLE(y[0], y[1], HIGH), y[0] = low;
-      }
+      interleave<M>(y);
       float* to = p.at + (long)(row.y + i) * p.width + x;
+      for (int j = 0; j < M * LANES; j += LINE) __builtin_prefetch(to + (long)p.height * p.width + j, 1);
       if (wide >= M * LANES) {
         for (int j = 0; j < M; ++j) store(to + j * LANES, y[j]);
       } else {
@@ -171,7 +159,7 @@ void collect_tiles(const float* from, long distance, float bias, const Plane& p,
   }
 }
 
-/* The kernels (rows x columns of R x R, strides in floats) at their points: to (pair, row, column) */
+/* The kernels (rows x columns of R x R, steps in floats) at their points: to (strip of rows, pair, row, column) */
 template <int R>
 void spread_kernels(const float* w, int rows, int columns, long row_step, long column_step, bool flip, float* to) {
 #pragma omp parallel for
@@ -190,7 +178,7 @@ void spread_kernels(const float* w, int rows, int columns, long row_step, long c
         for (int j = 0; j < R; ++j) d[j] = half[j][i];
         spread<R>(d, t);
         for (int j = 0; j < POINTS; ++j) {
-          float* out = to + ((i * POINTS + j) * (long)rows + r) * columns + c;
+          float* out = to + ((r / STRIP * PAIRS + i * POINTS + j) * (long)STRIP + r % STRIP) * columns + c;
           if (n == LANES)
             store(out, t[j]);
           else
@@ -205,7 +193,7 @@ struct Groups {
   int across, down, length, rows; /* groups in each direction; tiles of a group in each */
   Groups(int tiles_x, int tiles_y, int tiles) {
     across = (tiles_x + LONGEST / 2 - 1) / (LONGEST / 2);
-    length = (tiles_x + across - 1) / across;
+    length = min(tiles_x, ((tiles_x + across - 1) / across + LANES - 1) / LANES * LANES);
     rows = max(1, min(tiles_y, tiles / length));
     down = (tiles_y + rows - 1) / rows;
   }
@@ -213,17 +201,15 @@ struct Groups {
 
 thread_local Scratch kernel_memory, point_memory, out_point_memory, sum_memory, panel_memory;
 
-enum { FAST = 3 << 18 /* floats */, TOGETHER = 12 << 20 };
-
 template <int M, int R>
 void correlate(int images, int groups, int channels, int outputs, const float* x, int height, int width, int pad_h, int pad_w,
                const float* w, bool backward, const float* bias, float* y, int out_h, int out_w) {
   const int tiles_x = (out_w + M - 1) / M, tiles_y = (out_h + M - 1) / M;
-  const Groups g(tiles_x, tiles_y, max(64, FAST / PAIRS / (channels + outputs)));
+  const Groups g(tiles_x, tiles_y, max(64, FAST / PAIRS / channels));
   const long pitch = (g.length * g.rows + LANES - 1) / LANES * LANES + LANES;
-  const long distance = channels * pitch + LANES, out_distance = outputs * pitch + LANES;
-  const int count = images * g.across * g.down;
-  float* kernel = kernel_memory.get((size_t)PAIRS * outputs * channels);
+  const long distance = channels * pitch + LANES, out_distance = STRIP * pitch;
+  const int strips = (outputs + STRIP - 1) / STRIP, count = images * g.across * g.down;
+  float* kernel = kernel_memory.get((size_t)strips * STRIP * PAIRS * channels);
   for (int group = 0; group < groups; ++group) {
     const float* wg = w + (long)group * outputs * channels * R * R;
     if (backward)
@@ -238,7 +224,6 @@ void correlate(int images, int groups, int channels, int outputs, const float* x
       const int column = across * g.length, length = min(g.length, tiles_x - column);
       const int tiles = (rows * length + LANES - 1) / LANES * LANES;
       float* points = point_memory.get(PAIRS * distance + LANES);
-      float* sums = sum_memory.get(PAIRS * out_distance + LANES);
       const float* xg = x + ((long)image * groups + group) * channels * height * width;
       float* yg = y + ((long)image * groups + group) * outputs * out_h * out_w;
 #pragma omp parallel for schedule(static)
@@ -246,21 +231,22 @@ void correlate(int images, int groups, int channels, int outputs, const float* x
         for (int r = 0; r < rows; ++r)
           evaluate_tiles<M>({(float*)xg + (long)c * height * width, height, width},
                             {(row + r) * M - pad_h, column * M - pad_w, length}, points + c * pitch + r * length, distance);
-      const int strip = 16 * ROWS, strips = (outputs + strip - 1) / strip;
 #pragma omp parallel for schedule(dynamic)
-      for (int job = 0; job < PAIRS * strips; ++job) {
-        const int pair = job / strips, o = job % strips * strip;
-        for (int c = 0; c < channels; c += CHUNK)
-          for (int t = 0; t < tiles; t += WIDTH)
-            multiply(kernel + ((long)pair * outputs + o) * channels + c, channels, min(strip, outputs - o),
-                     points + pair * distance + c * pitch + t, pitch, min((int)CHUNK, channels - c),
-                     min((int)WIDTH, tiles - t), {sums + pair * out_distance + o * pitch + t, pitch, 1, c > 0, nullptr});
+      for (int strip = 0; strip < strips; ++strip) {
+        const int first = strip * STRIP, strip_rows = min((int)STRIP, outputs - first);
+        float* sums = sum_memory.get(PAIRS * out_distance);
+        for (int pair = 0; pair < PAIRS; ++pair)
+          for (int c = 0; c < channels; c += CHUNK)
+            for (int t = 0; t < tiles; t += WIDTH)
+              multiply(kernel + ((long)strip * PAIRS + pair) * STRIP * channels + c, channels, strip_rows,
+                       points + pair * distance + c * pitch + t, pitch, min((int)CHUNK, channels - c),
+                       min((int)WIDTH, tiles - t), {sums + pair * out_distance + t, pitch, 1, c > 0, nullptr});
+        for (int o = 0; o < strip_rows; ++o)
+          for (int r = 0; r < rows; ++r)
+            collect_tiles<M>(sums + o * pitch + r * length, out_distance, bias ? bias[group * outputs + first + o] : 0.0f,
+                             {yg + (long)(first + o) * out_h * out_w, out_h, out_w},
+                             {(row + r) * M, column * M, length});
       }
-#pragma omp parallel for schedule(static)
-      for (int o = 0; o < outputs; ++o)
-        for (int r = 0; r < rows; ++r)
-          collect_tiles<M>(sums + o * pitch + r * length, out_distance, bias ? bias[group * outputs + o] : 0.0f,
-                           {yg + (long)o * out_h * out_w, out_h, out_w}, {(row + r) * M, column * M, length});
     }
   }
 }

@@ -1,0 +1,122 @@
+/* The compiler's own vectors, and what several CPU-only kernels do with them.
+   -DVECTOR_BYTES=32 or 16 forces a shorter vector than the machine's. */
+#ifndef VECTOR_BYTES
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#endif
+
+enum {
+  LANES = VECTOR_BYTES / 4,
+  LINE = 16 /* floats of a cache line */
+};
+typedef float vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+
+DEVICE vec load(const float* p) { return *(const vec*)p; }
+DEVICE void store(float* p, vec v) { *(vec*)p = v; }
+
+/* Memory of a thread that is kept from call to call: fresh pages would cost more than the packing itself. */
+struct Scratch {
+  float* data = nullptr;
+  size_t size = 0;
+  float* get(size_t floats) {
+    if (floats > size) {
+      std::free(data);
+      size = floats;
+      data = (float*)std::malloc(size * sizeof(float));
+    }
+    return data;
+  }
+  ~Scratch() { std::free(data); }
+};
+
+DEVICE int max_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+#if VECTOR_BYTES == 64
+#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#elif VECTOR_BYTES == 32
+#define LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#define EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15
+#else
+#define LOW 0, 4, 1, 5
+#define HIGH 2, 6, 3, 7
+#define EVEN 0, 2, 4, 6
+#define ODD 1, 3, 5, 7
+#endif
+/* the numbers of two vectors in another order: SHUFFLE(a, b, EVEN) */
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int lanes __attribute__((vector_size(VECTOR_BYTES)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, lanes{__VA_ARGS__})
+#endif
+
+/* M vectors of consecutive numbers to M vectors of every M-th number, M = 1, 2, 4 */
+template <int M>
+DEVICE void deinterleave(vec (&v)[M]) {
+  if (M == 2) {
+    const vec even = SHUFFLE(v[0], v[M - 1], EVEN);
+    v[M - 1] = SHUFFLE(v[0], v[M - 1], ODD), v[0] = even;
+  } else if (M == 4) {
+    const vec e0 = SHUFFLE(v[0], v[1 % M], EVEN), e1 = SHUFFLE(v[2 % M], v[3 % M], EVEN);
+    const vec o0 = SHUFFLE(v[0], v[1 % M], ODD), o1 = SHUFFLE(v[2 % M], v[3 % M], ODD);
+    v[0] = SHUFFLE(e0, e1, EVEN), v[2 % M] = SHUFFLE(e0, e1, ODD);
+    v[1 % M] = SHUFFLE(o0, o1, EVEN), v[3 % M] = SHUFFLE(o0, o1, ODD);
+  }
+}
+
+/* and back */
+template <int M>
+DEVICE void interleave(vec (&v)[M]) {
+  if (M == 2) {
+    const vec low = SHUFFLE(v[0], v[M - 1], LOW);
+    v[M - 1] = SHUFFLE(v[0], v[M - 1], HIGH), v[0] = low;
+  } else if (M == 4) {
+    const vec l0 = SHUFFLE(v[0], v[2 % M], LOW), h0 = SHUFFLE(v[0], v[2 % M], HIGH);
+    const vec l1 = SHUFFLE(v[1 % M], v[3 % M], LOW), h1 = SHUFFLE(v[1 % M], v[3 % M], HIGH);
+    v[0] = SHUFFLE(l0, l1, LOW), v[1 % M] = SHUFFLE(l0, l1, HIGH);
+    v[2 % M] = SHUFFLE(h0, h1, LOW), v[3 % M] = SHUFFLE(h0, h1, HIGH);
+  }
+}
+
+/* to (columns x rows) = (or +=) from (rows x columns) transposed */
+static void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row, bool add = false) {
+  for (int r = 0; r < rows; r += LANES)
+    for (int c = 0; c < columns; c += LANES) {
+      const float* f = from + r * from_row + c;
+      float* t = to + c * to_row + r;
+      if (r + LANES <= rows && c + LANES <= columns) {
+        vec a[LANES], b[LANES];
+        for (int i = 0; i < LANES; ++i) a[i] = load(f + i * from_row);
+        for (int step = 1; step < LANES; step *= 2) { /* a perfect shuffle for each bit of the index */
+          for (int i = 0; i < LANES / 2; ++i) {
+            b[2 * i] = SHUFFLE(a[i], a[i + LANES / 2], LOW);
+            b[2 * i + 1] = SHUFFLE(a[i], a[i + LANES / 2], HIGH);
+          }
+          for (int i = 0; i < LANES; ++i) a[i] = b[i];
+        }
+        for (int i = 0; i < LANES; ++i) store(t + i * to_row, add ? load(t + i * to_row) + a[i] : a[i]);
+      } else {
+        for (int i = 0; i < min((int)LANES, rows - r); ++i)
+          for (int j = 0; j < min((int)LANES, columns - c); ++j) {
+            float* p = t + j * to_row + i;
+            *p = add ? *p + f[i * from_row + j] : f[i * from_row + j];
+          }
+      }
+    }
+}
