@@ -1,4 +1,7 @@
-"""The command `caffelite`: train, test, time, summary, draw, device_query; options as the `caffe` binary's."""
+"""The command `caffelite`: train, test, time, summary, draw, device_query; options as the `caffe` binary's.
+
+The data tools' commands stand in data_tools.py.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import time
 import numpy as np
 
 import caffelite
-from caffelite import backend, draw, proto
+from caffelite import backend, data_tools, draw, proto
 from caffelite.backend import kernels
 from caffelite.errors import CaffeliteError
 from caffelite.net import TEST, TRAIN, Net
@@ -85,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rankdir", default="LR", choices=("LR", "TB", "BT", "RL"), help="direction (default: LR)")
 
     command("device_query", device_query, "Print the CPU and the GPU stack: what was found and what would be used.")
+    data_tools.add_commands(command)
     return parser
 
 

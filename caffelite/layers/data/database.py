@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from google.protobuf.message import DecodeError, Message
@@ -94,40 +95,42 @@ def _environment(path: str):
     return environment
 
 
-def write_database(path: str | Path, records: Iterable[tuple[str, bytes]]) -> int:
-    """Write records (key, value) as a new LMDB; returns how many. The folder appears complete or not at all.
+@contextmanager
+def new_database(path: str | Path) -> Iterator[Callable[[str, bytes], None]]:
+    """A function put(key, value) that adds records to a new LMDB; its folder appears at the end, complete, or never.
 
-    Raises CaffeliteError where `path` exists.
+    Raises CaffeliteError where `path` exists or cannot be written.
     """
     lmdb = import_lmdb()
     path = Path(path)
     if path.exists():
         raise CaffeliteError(f"{path}: exists already; remove it or choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pending: list[tuple[bytes, bytes]] = []
+
+    def put(key: str, value: bytes) -> None:
+        pending.append((key.encode(errors="surrogateescape"), value))
+        if len(pending) == RECORDS_PER_COMMIT:
+            _commit(lmdb, environment, pending)
+            pending.clear()
+
     try:
         with lmdb.open(str(temporary), map_size=FIRST_MAP_SIZE, lock=False) as environment:
-            count, pending = 0, []
-            for record in records:
-                pending.append(record)
-                count += 1
-                if len(pending) == RECORDS_PER_COMMIT:
-                    _commit(lmdb, environment, pending)
-                    pending = []
+            yield put
             _commit(lmdb, environment, pending)
         os.replace(temporary, path)
     except (lmdb.Error, OSError) as e:
         raise CaffeliteError(f"{path}: cannot be written: {e}") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return count
 
 
-def _commit(lmdb, environment, records: list[tuple[str, bytes]]) -> None:
+def _commit(lmdb, environment, records: list[tuple[bytes, bytes]]) -> None:
     while True:
         try:
             with environment.begin(write=True) as transaction:
                 for key, value in records:
-                    transaction.put(key.encode(), value)
+                    transaction.put(key, value)
             return
         except lmdb.MapFullError:
             environment.set_mapsize(2 * environment.info()["map_size"])
