@@ -20,6 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from caffelite import get_solver, proto
 from caffelite.errors import CaffeliteError, FileFormatError, WeightsError
 from detection.config import ConfigError, cfg
+from detection.fast_rcnn import memory
 from detection.fast_rcnn.classes import check_classes, fit_classes
 from detection.roi_data.roidb import add_bbox_targets, training_roidb
 
@@ -70,6 +71,11 @@ class Trainer:
             len(roidb), " (mirror images included)" if cfg.TRAIN.USE_FLIPPED else "", cfg.TRAIN.IMS_PER_BATCH,
             f" x iter_size {self.param.iter_size}" if self.param.iter_size > 1 else "", self.seed,
         )  # fmt: skip
+        tops = self.net.top_blobs[list(self.net.layers).index(self.data_layer)]
+        for blob, shape in zip(tops, memory.largest_shapes(roidb, self.num_classes)):
+            blob.reshape(*shape)
+        self.net.reshape()
+        logger.info("%s", memory.describe(memory.memory_plan(self.solver)))
 
     def load_weights(self, paths: str, strict: bool = False) -> None:
         """Copy weights by layer name from .caffemodel files (several with commas); logs what was loaded and not."""

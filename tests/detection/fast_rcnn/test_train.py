@@ -10,6 +10,7 @@ import caffelite as caffe
 from caffelite import proto
 from caffelite.errors import WeightsError
 from detection.config import ConfigError
+from detection.fast_rcnn.memory import largest_shapes, memory_plan
 from detection.fast_rcnn.train import Trainer, TrainingError
 from detection.roi_data.roidb import make_entry
 
@@ -160,6 +161,35 @@ def test_snapshot_infix_and_the_solvers_own_snapshots(tmp_path, entries, default
     assert sorted(p.name for p in model.parent.glob("*.caffemodel")) == [
         "tiny_x_iter_3.caffemodel", "tiny_x_iter_4.caffemodel",
     ]  # fmt: skip
+
+
+def test_the_memory_plan_is_what_is_allocated(tmp_path, entries):
+    frozen = 'bottom: "data" top: "conv1" param { lr_mult: 0 } param { lr_mult: 0 }'
+    net = NET.replace('bottom: "data" top: "conv1"', frozen)
+    trainer = trainer_of(solver_param(tmp_path, net=net), entries)
+    plan = memory_plan(trainer.solver)
+    trainer.solver.step(1)
+    trainer.data_layer.close()
+    blobs = [blob for tops in trainer.net.top_blobs for blob in tops]
+    params = trainer.net.learnable_params
+
+    def allocated(memories):
+        return 4 * sum(m.size for m in {id(m): m for m in memories}.values() if m.allocated)
+
+    assert plan == {
+        "weights": allocated(p.blob.data_memory for p in params),
+        "gradients and history": allocated(
+            [p.blob.diff_memory for p in params] + [h.data_memory for h in trainer.solver.history]
+        ),
+        "blobs": allocated(blob.data_memory for blob in blobs),
+        "gradients of blobs": allocated(blob.diff_memory for blob in blobs),
+    }
+
+
+def test_the_largest_minibatch(entries, default_cfg):
+    default_cfg.merge({"TRAIN": {"SCALES": [32, 64], "MAX_SIZE": 120}})
+    shapes = largest_shapes([*entries, {"height": 48, "width": 32}, {"height": 10, "width": 30}], 4)
+    assert shapes[:4] == [(2, 3, 96, 120), (16, 5), (16,), (16, 16)]
 
 
 def test_weights(tmp_path, entries, caplog):
