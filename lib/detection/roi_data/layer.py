@@ -44,16 +44,13 @@ class RoIDataLayer(Layer):
             blob.reshape(*shape)
         self.sampler: MinibatchSampler | None = None
         self.last_images: list[str] = []
+        self._source: Iterator | None = None
 
     def set_roidb(self, roidb: Roidb) -> None:
         """Draw from this roidb from now on, seeded with RNG_SEED: the first epoch's order is drawn here."""
         self.close()
         self.sampler = MinibatchSampler(roidb, cfg.RNG_SEED)
-        self._restart()
-
-    def _restart(self) -> None:
         self._state = self.sampler.get_state()
-        self._source = Prefetcher(self._draw, self._load) if cfg.TRAIN.USE_PREFETCH else map(self._load, self._draws())
 
     def _draw(self) -> tuple[list[ImageDraw], dict[str, np.ndarray]]:
         return self.sampler.draw(), self.sampler.get_state()
@@ -75,13 +72,14 @@ class RoIDataLayer(Layer):
         """Continue from a state of `get_state`."""
         self.close()
         self.sampler.set_state(state)
-        self._restart()
+        self._state = self.sampler.get_state()
 
     def close(self) -> None:
-        """Stop the threads that read ahead."""
-        source = getattr(self, "_source", None)
-        if isinstance(source, Prefetcher):
-            source.close()
+        """Stop the threads that read ahead; the next `forward` starts them again where the last one ended."""
+        if isinstance(self._source, Prefetcher):
+            self._source.close()
+        if self._source:
+            self.sampler.set_state(self._state)
         self._source = None
 
     def reshape(self, bottom, top):
@@ -89,6 +87,9 @@ class RoIDataLayer(Layer):
 
     def forward(self, bottom, top):
         self.expect(self.sampler is not None, "there is no roidb yet: call net.layers[i].set_roidb(roidb) first")
+        if self._source is None:
+            prefetch = cfg.TRAIN.USE_PREFETCH
+            self._source = Prefetcher(self._draw, self._load) if prefetch else map(self._load, self._draws())
         blobs, self.last_images, self._state = next(self._source)
         arrays = list(blobs.values())
         if len(top) == 6:

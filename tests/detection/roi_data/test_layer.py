@@ -89,6 +89,20 @@ def test_state_continues_after_the_last_minibatch_given_out(roidb, default_cfg, 
     other.layers[0].close()
 
 
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_closing_loses_nothing(roidb, default_cfg, prefetch):
+    default_cfg.TRAIN.USE_PREFETCH = prefetch
+    whole, stopped = net_of(), net_of()
+    for net in (whole, stopped):
+        net.layers[0].set_roidb(roidb)
+    wanted = minibatches(whole, 6)
+    found = minibatches(stopped, 2)
+    stopped.layers[0].close()
+    assert_same(found + minibatches(stopped, 4), wanted)
+    whole.layers[0].close()
+    stopped.layers[0].close()
+
+
 def test_threads_end(roidb):
     net = net_of()
     net.layers[0].set_roidb(roidb)
