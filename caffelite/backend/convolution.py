@@ -90,9 +90,11 @@ def implementation(convolution: Convolution, x, w):
     """The way to convolve such arrays: where a backend for a machine is chosen."""
     if not isinstance(x, np.ndarray) or x.ndim > 4:
         return Im2col
-    if w.shape[2:] in ((3, 3), (5, 5)) and min(w.shape[0] // convolution.groups, w.shape[1]) >= 16:
-        if set(convolution.stride) == set(convolution.dilation) == {1}:
-            return Winograd
+    if w.shape[1] == 1 and convolution.groups == x.shape[1] > 1:
+        return Depthwise
+    plain = set(convolution.stride) == set(convolution.dilation) == {1}
+    if plain and w.shape[2:] in ((3, 3), (5, 5)) and min(w.shape[0] // convolution.groups, w.shape[1]) >= 16:
+        return Winograd
     return ImplicitGemm
 
 
@@ -126,6 +128,22 @@ class Winograd(ImplicitGemm):
     @staticmethod
     def backward_weight(convolution: Convolution, x, dy, dw) -> None:
         kernels("winograd").winograd_backward_weight(_geometry(convolution, x, dw, dy), x, dy, dw)
+
+
+class Depthwise:
+    """The plane-by-plane convolution of kernels/depthwise.cc: as many groups as channels."""
+
+    @staticmethod
+    def forward(convolution: Convolution, x, w, bias, y) -> None:
+        kernels("depthwise").depthwise_forward(_geometry(convolution, x, w, y), x, w, bias, y)
+
+    @staticmethod
+    def backward_data(convolution: Convolution, dy, w, dx) -> None:
+        kernels("depthwise").depthwise_backward_data(_geometry(convolution, dx, w, dy), dy, w, dx)
+
+    @staticmethod
+    def backward_weight(convolution: Convolution, x, dy, dw) -> None:
+        kernels("depthwise").depthwise_backward_weight(_geometry(convolution, x, dw, dy), x, dy, dw)
 
 
 class Im2col:

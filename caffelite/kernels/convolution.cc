@@ -44,38 +44,6 @@ struct Planes { /* `channels` planes of an image */
 
 thread_local Scratch weight_memory, panel_memory, strip_memory, sum_memory, line_memory;
 
-DEVICE void copy(float* to, const float* from, int n) {
-  int i = 0;
-  for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
-  for (; i < n; ++i) to[i] = from[i];
-}
-
-template <int M>
-void split(const float* from, int n, float* to, int pitch) {
-  for (int i = 0; i < n; i += LANES, from += M * LANES) {
-    vec v[M];
-    for (int j = 0; j < M; ++j) v[j] = load(from + j * LANES);
-    deinterleave<M>(v);
-    for (int j = 0; j < M; ++j) store(to + j * pitch + i, v[j]);
-  }
-}
-
-/* to[j * pitch + i] = from[step * i + j], for n i's rounded up to vectors */
-void split(const float* from, int n, int step, float* to, int pitch) {
-  if (step == 2) return split<2>(from, n, to, pitch);
-  if (step == 4) return split<4>(from, n, to, pitch);
-  for (int i = 0; i < n; ++i)
-    for (int j = 0; j < step; ++j) to[j * pitch + i] = *from++;
-}
-
-/* to[0 .. n) = the row's pixels from x on; zero outside it, and everywhere if the row is null */
-DEVICE void read_row(const float* row, int width, int x, int n, float* to) {
-  const int begin = row ? min(n, max(0, -x)) : n, end = max(begin, min(n, width - x));
-  std::fill(to, to + begin, 0.0f);
-  if (begin < end) copy(to + begin, row + x + begin, end - begin);
-  std::fill(to + end, to + n, 0.0f);
-}
-
 /* to (taps x n, at a pitch) = what the output pixels [first, first + n) see of the planes */
 void gather(const Planes& x, const Axis& rows, const Axis& columns, int first, int n, float* to, long pitch) {
   const int kernel_h = rows.offsets.size(), kernel_w = columns.offsets.size();
@@ -144,9 +112,12 @@ void correlate(int images, int groups, Image x, const float* w, const float* bia
         }
         if (!dense)
           for (int o = 0; o < y.channels; ++o)
-            for (int i = 0; i < n; ++i)
-              out[o * y.plane + (long)((u + i) / columns.out) * pitch + (u + i) % columns.out * column_step] =
-                  target.at[o * WIDTH + i];
+            for (int i = 0, length; i < n; i += length) {
+              const int row = (u + i) / columns.out, column = (u + i) % columns.out;
+              length = min(columns.out - column, n - i);
+              float* to = out + o * y.plane + (long)row * pitch + (long)column * column_step;
+              for (int c = 0; c < length; ++c) to[c * column_step] = target.at[o * WIDTH + i + c];
+            }
       }
 }
 
@@ -220,15 +191,16 @@ KERNEL(convolution_backward_weight)(const int* geometry, const float* x, const f
           }
         }
       }
-#pragma omp parallel for
-  for (int o = 0; o < g.outputs; ++o) {
-    const float* sum = sums + (long)(o / outputs) * taps * outputs + o % outputs;
-    for (int k = 0; k < taps; ++k) {
-      float total = sum[(long)k * outputs];
-      for (int slab = 1; slab < slabs; ++slab) total += sum[slab * size + (long)k * outputs];
-      dw[(long)o * taps + k] += total;
+#pragma omp parallel for collapse(2)
+  for (int group = 0; group < g.groups; ++group)
+    for (int o = 0; o < outputs; o += WIDTH) {
+      const int wide = min((int)WIDTH, outputs - o);
+      float* total = sums + (long)group * taps * outputs + o;
+      for (int slab = 1; slab < slabs; ++slab)
+        for (int k = 0; k < taps; ++k)
+          for (int c = 0; c < wide; ++c) total[(long)k * outputs + c] += total[slab * size + (long)k * outputs + c];
+      transpose(total, outputs, taps, wide, dw + ((long)group * outputs + o) * taps, taps, true);
     }
-  }
 }
 
 KERNEL(convolution_backward_bias)(const int images, const int outputs, const int pixels, const float* dy, float* db) {
@@ -244,8 +216,7 @@ KERNEL(convolution_backward_bias)(const int images, const int outputs, const int
       const vec s = (sum[0] + sum[1]) + (sum[2] + sum[3]);
       float rest = 0;
       for (; i < pixels; ++i) rest += plane[i];
-      for (int l = 0; l < LANES; ++l) rest += s[l];
-      total += rest;
+      total += rest + add_up(s);
     }
     db[o] += total;
   }

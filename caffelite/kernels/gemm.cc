@@ -36,7 +36,7 @@ void dot(const float* a, const float* b, long b_row, int k, Target t) {
     for (int r = 0; r < together; ++r) total[r] += a[i] * b[r * b_row + i];
   for (int r = 0; r < together; ++r, t.at += t.column) {
     const vec s = sum[r][0] + sum[r][1];
-    for (int l = 0; l < LANES; ++l) total[r] += s[l];
+    total[r] += add_up(s);
     *t.at = t.add ? *t.at + total[r] : total[r];
   }
 }

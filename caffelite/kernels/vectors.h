@@ -18,6 +18,21 @@ typedef float vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alia
 
 DEVICE vec load(const float* p) { return *(const vec*)p; }
 DEVICE void store(float* p, vec v) { *(vec*)p = v; }
+DEVICE vec load_first(const float* p, int n) { /* the first n numbers, and zeros */
+  if (n >= LANES) return load(p);
+  float line[LANES] = {};
+  std::copy(p, p + max(0, n), line);
+  return load(line);
+}
+DEVICE void store_first(float* p, vec v, int n) {
+  if (n >= LANES) return store(p, v);
+  for (int l = 0; l < n; ++l) p[l] = v[l];
+}
+DEVICE float add_up(vec v) {
+  float sum = 0;
+  for (int l = 0; l < LANES; ++l) sum += v[l];
+  return sum;
+}
 
 /* Memory of a thread that is kept from call to call: fresh pages would cost more than the packing itself. */
 struct Scratch {
@@ -92,6 +107,57 @@ DEVICE void interleave(vec (&v)[M]) {
     v[0] = SHUFFLE(l0, l1, LOW), v[1 % M] = SHUFFLE(l0, l1, HIGH);
     v[2 % M] = SHUFFLE(h0, h1, LOW), v[3 % M] = SHUFFLE(h0, h1, HIGH);
   }
+}
+
+template <int M>
+static void split(const float* from, int n, float* to, int pitch) {
+  for (int i = 0; i < n; i += LANES, from += M * LANES) {
+    vec v[M];
+    for (int j = 0; j < M; ++j) v[j] = load(from + j * LANES);
+    deinterleave<M>(v);
+    for (int j = 0; j < M; ++j) store(to + j * pitch + i, v[j]);
+  }
+}
+
+/* to[j * pitch + i] = from[step * i + j], for n i's rounded up to vectors */
+static void split(const float* from, int n, int step, float* to, int pitch) {
+  if (step == 1) return split<1>(from, n, to, pitch);
+  if (step == 2) return split<2>(from, n, to, pitch);
+  if (step == 4) return split<4>(from, n, to, pitch);
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < step; ++j) to[j * pitch + i] = *from++;
+}
+
+template <int M>
+static void join(const float* from, int n, float* to, int pitch) {
+  for (int i = 0; i < n; i += LANES, to += M * LANES) {
+    vec v[M];
+    for (int j = 0; j < M; ++j) v[j] = load(from + j * pitch + i);
+    interleave<M>(v);
+    for (int j = 0; j < M; ++j) store(to + j * LANES, v[j]);
+  }
+}
+
+/* to[step * i + j] = from[j * pitch + i], for n i's rounded up to vectors: the other way round */
+static void join(const float* from, int n, int step, float* to, int pitch) {
+  if (step == 2) return join<2>(from, n, to, pitch);
+  if (step == 4) return join<4>(from, n, to, pitch);
+  for (int i = 0; i < n; ++i)
+    for (int j = 0; j < step; ++j) *to++ = from[j * pitch + i];
+}
+
+DEVICE void copy(float* to, const float* from, int n) {
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
+}
+
+/* to[0 .. n) = the row's pixels from x on; zero outside it, and everywhere if the row is null */
+static void read_row(const float* row, int width, int x, int n, float* to) {
+  const int begin = row ? min(n, max(0, -x)) : n, end = max(begin, min(n, width - x));
+  std::fill(to, to + begin, 0.0f);
+  if (begin < end) copy(to + begin, row + x + begin, end - begin);
+  std::fill(to + end, to + n, 0.0f);
 }
 
 /* to (columns x rows) = (or +=) from (rows x columns) transposed */
