@@ -1,8 +1,9 @@
 """Kernels: one CUDA text per family in caffelite/kernels, compiled and launched on either machine.
 
-`kernels("pooling")` gives an object with a method per KERNEL of pooling.cu. On numpy arrays a call runs the text as
-C++ built by the host's compiler; on CuPy arrays it runs as CUDA built by NVRTC. Each call checks number, type, dtype
-and contiguity of its arguments against the kernel's own signature.
+`kernels("pooling")` gives an object with a method per KERNEL of pooling.cu, and `kernels("path/to/mine.cu")` one for a
+file of the user's own. On numpy arrays a call runs the text as C++ built by the host's compiler; on CuPy arrays it runs
+as CUDA built by NVRTC. Each call checks number, type, dtype and contiguity of its arguments against the kernel's own
+signature.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _threads = 0
 
 
 @functools.cache
-def kernels(family: str) -> KernelFamily:
-    """The kernels of caffelite/kernels/<family>.cu (or .cc: text for the CPU only)."""
+def kernels(family: str | Path) -> KernelFamily:
+    """The kernels of caffelite/kernels/<family>.cu, or of the .cu file named (.cc: text for the CPU only)."""
     return KernelFamily(family)
 
 
@@ -59,13 +60,22 @@ def families() -> list[str]:
     return sorted(p.stem for p in SOURCES.glob("*.cu"))
 
 
-def source(family: str) -> str:
+def source_file(family: str | Path) -> Path:
+    """The file of a family. Raises BackendError where there is none."""
+    path = Path(family)
+    if path.suffix not in (".cu", ".cc"):
+        path = SOURCES / f"{family}.cu"
+        path = path if path.exists() else path.with_suffix(".cc")
+    if not path.is_file():
+        raise BackendError(f"kernels({str(family)!r}): expected a file {path}, actual none (families: {families()})")
+    return path
+
+
+def source(family: str | Path) -> str:
     """The shim and the text of a family with the headers beside it, as both compilers see it."""
-    path = SOURCES / f"{family}.cu"
-    if not path.exists():
-        path = SOURCES / f"{family}.cc"
+    path = source_file(family)
     headers, text = [SOURCES / "shim.h"], path.read_text()
-    headers += [SOURCES / name for name in re.findall(r'^#include "(\w+\.h)"$', text, re.M)]
+    headers += [path.parent / name for name in re.findall(r'^#include "(\w+\.h)"$', text, re.M)]
     text = re.sub(r'^#include "\w+\.h"$', "", text, flags=re.M)
     files = [(header.name, header.read_text()) for header in headers] + [(path.name, text)]
     return "".join(f'#line 1 "{name}"\n{text}' for name, text in files)
@@ -105,10 +115,11 @@ def _cores() -> int:
 class KernelFamily:
     """The kernels of one source text; each is built at first use and then called like a function."""
 
-    def __init__(self, family: str, defines: tuple[str, ...] = ()):
-        self.family = family
+    def __init__(self, family: str | Path, defines: tuple[str, ...] = ()):
+        file = source_file(family)
+        self.family = file.stem
         # text for the CPU alone has no GPU twin to round like: it may fuse multiply-adds
-        contract = () if (SOURCES / f"{family}.cu").exists() else ("-ffp-contract=fast",)
+        contract = () if file.suffix == ".cu" else ("-ffp-contract=fast",)
         self.defines = (*contract, *defines)
         self.source = source(family)
         self.signatures = signatures(self.source)
