@@ -17,6 +17,7 @@ from caffelite.layers import (  # noqa: F401
     normalization,
     pooling,
     python,
+    recurrent,
     reduction,
     regression_loss,
     roi_pooling,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from caffelite import fillers, proto
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
@@ -76,15 +78,14 @@ class DummyData(Source):
                 self.fillers[-1].check(blob.shape)
             except ValueError as e:
                 raise self.error(str(e)) from None
-        self._fill(top, constant=True)
+        for blob, fill in zip(top, self.fillers):
+            if isinstance(fill, fillers.Constant):
+                blob.fill_later(partial(fill, generator=None))
 
     def forward(self, bottom, top):
-        self._fill(top, constant=False)
-
-    def _fill(self, top: list[Blob], constant: bool) -> None:
         generator = self.random()
         for blob, fill in zip(top, self.fillers):
-            if isinstance(fill, fillers.Constant) == constant:
+            if not isinstance(fill, fillers.Constant):
                 fill(blob.data, generator)
 
 
