@@ -48,19 +48,6 @@ def test_matched_and_mined_priors_are_the_same(shared):
                 np.testing.assert_allclose(diff, expected, rtol=1e-6, atol=1e-7, err_msg=folder.name)
 
 
-@pytest.mark.parametrize(("model", "count"), [("libfacedetection_ssd_v1", 11), ("wechat_qr_ssd", 1)])
-def test_trained_models_detect_the_same_in_the_same_order(shared, model, count):
-    folder = shared / "real" / "models" / model
-    values = np.load(folder / "expected.npz")
-    net = caffe.Net(str(folder / "deploy.prototxt"), str(folder / "weights.caffemodel"), caffe.TEST)
-    net.blobs["data"].reshape(*values["in:data"].shape)
-    net.blobs["data"].data[...] = values["in:data"]
-    (name,) = net.outputs
-    net.forward()
-    assert net.blobs[name].shape == (1, 1, count, 7)
-    np.testing.assert_allclose(net.blobs[name].data, values[f"out:{name}"], atol=1e-5)
-
-
 def test_a_trained_net_detects_the_same(shared):
     """ssd_train: the weights that the original ended with, its minibatch 0, its detections."""
     values = np.load(shared / "golden" / "ssd_train" / "data.npz")
