@@ -15,9 +15,10 @@ from caffelite.layers.loss import labels_as_classes
 class Accuracy(Layer):
     """The share of positions whose label is among the top_k scores.
 
-    Bottoms: scores with the classes along `axis`, e.g. (N, C, H, W); labels, one per position, e.g. (N, H, W), without
-    `ignore_label` counting. Tops: the accuracy (), 0 where nothing counts, and optionally that of every class (C,).
-    A tie counts against the label: fewer than top_k others may score as high. Source: accuracy_layer.cpp.
+    A tie counts against the label: fewer than top_k others may score as high. Positions labelled `ignore_label` do not
+    count; where nothing counts, the accuracy is 0. Bottoms: scores with the classes along `axis`, e.g. (N, C, H, W);
+    labels, one per position, e.g. (N, H, W). Tops: the accuracy (); optionally that of every class (C,). Source:
+    accuracy_layer.cpp.
     """
 
     exact_bottoms = 2

@@ -36,7 +36,10 @@ class KeepsInput(Layer):
 
 @register("ReLU")
 class ReLU(Activation):
-    """y = x for x > 0, else negative_slope x (default 0). Source: relu_layer.cpp."""
+    """y = x for x > 0, else negative_slope x (default 0).
+
+    Bottom and top: any shape; in place if wanted. Source: relu_layer.cpp.
+    """
 
     def setup(self, bottom, top):
         self.negative_slope = self.param.relu_param.negative_slope
@@ -53,7 +56,10 @@ class ReLU(Activation):
 
 @register("ReLU6")
 class ReLU6(Activation):
-    """y = min(max(x, 0), 6), as the MobileNet forks have it (relu6_layer.cpp)."""
+    """y = min(max(x, 0), 6).
+
+    Bottom and top: any shape; in place if wanted. Source: relu6_layer.cpp of the MobileNet forks.
+    """
 
     def forward(self, bottom, top):
         x = bottom[0].array

@@ -65,10 +65,11 @@ class Channelwise(Layer):
 
 @register("Scale")
 class Scale(KeepsInput, Channelwise):
-    """y = s x, or s x + b with bias_term.
+    """y = s x, or s x + b with bias_term, where s and b are repeated along the axes that they lack.
 
-    Bottoms: x, and s unless it is learned. Parameters: s (unless a bottom; 1 where no filler is given), b of the same
-    shape if bias_term. Source: scale_layer.cpp.
+    Bottoms: x, any shape; s, with the axes of x from `axis` on, as many as it has, unless it is learned. Top: as x; in
+    place if wanted. Parameters: s (unless a bottom; 1 where no filler is given) with `num_axes` axes of x from `axis`
+    on; b of the same shape if bias_term. Source: scale_layer.cpp.
     """
 
     def setup(self, bottom, top):
@@ -118,7 +119,11 @@ class Scale(KeepsInput, Channelwise):
 
 @register("Bias")
 class Bias(Channelwise):
-    """y = x + b. Bottoms: x, and b unless it is learned (parameter 0). Source: bias_layer.cpp."""
+    """y = x + b, where b is repeated along the axes that it lacks.
+
+    Bottoms: x, any shape; b, with the axes of x from `axis` on, as many as it has, unless it is learned. Top: as x; in
+    place if wanted. Parameters: b (unless a bottom) with `num_axes` axes of x from `axis` on. Source: bias_layer.cpp.
+    """
 
     def setup(self, bottom, top):
         param = self.param.bias_param
@@ -148,9 +153,10 @@ class Bias(Channelwise):
 
 @register("PReLU")
 class PReLU(KeepsInput, Activation):
-    """y = x for x > 0, else a x, with a learned for each channel (axis 1) or, with channel_shared, for all.
+    """y = x for x > 0, else a x, with a learned for each channel or, with channel_shared, for all.
 
-    Parameter 0: a, (channels) or a scalar; 0.25 where no filler is given. Source: prelu_layer.cpp.
+    Bottom and top: (N, C, ...); in place if wanted. Parameter: a, (C,) or (); 0.25 where no filler is given. Source:
+    prelu_layer.cpp; He et al., "Delving deep into rectifiers".
     """
 
     def setup(self, bottom, top):

@@ -69,7 +69,8 @@ class SoftmaxWithLoss(ScoreLoss):
     """loss = -sum log p[label] / normalizer, where p is the softmax of the scores along softmax_param's axis.
 
     p is taken as at least FLT_MIN in the logarithm, not in the gradient. The original declares the probabilities as a
-    second top, but its set-up refuses every prototxt that names one: so does this. Source: softmax_loss_layer.cpp.
+    second top, but its set-up refuses every prototxt that names one: so does this. Bottoms: scores, e.g. (N, C, H, W);
+    labels, one per position, e.g. (N, H, W). Top: the loss (). Source: softmax_loss_layer.cpp.
     """
 
     exact_tops = 1
@@ -90,10 +91,11 @@ class SoftmaxWithLoss(ScoreLoss):
 
 @register("InfogainLoss")
 class InfogainLoss(ScoreLoss):
-    """loss = -sum_l H[label, l] log p[l] / normalizer, where p is the softmax of the scores.
+    """loss = -sum_l H[label, l] log p[l] / normalizer, where p is the softmax of the scores along `axis`.
 
-    p is taken as at least 1e-20 in the logarithm, not in the gradient. The matrix H of gains (classes x classes) is the
-    third bottom, or a BlobProto in the file `source`. Source: infogain_loss_layer.cpp (since 2016; before, the first
+    p is taken as at least 1e-20 in the logarithm, not in the gradient. Bottoms: scores, e.g. (N, C, H, W); labels, one
+    per position, e.g. (N, H, W); the matrix H of gains (C, C), unless it is a BlobProto in the file `source`. Tops: the
+    loss (); optionally the probabilities, as the scores. Source: infogain_loss_layer.cpp (since 2016; before, the first
     bottom held probabilities).
     """
 
@@ -146,7 +148,8 @@ class InfogainLoss(ScoreLoss):
 class MultinomialLogisticLoss(Loss):
     """loss = -sum log p[label] / N, where the bottom holds the probabilities, taken as at least 1e-20.
 
-    Bottoms: probabilities (N, C, ...) with C... flattened; labels (N,). Source: multinomial_logistic_loss_layer.cpp.
+    Bottoms: probabilities (N, C, ...) with C... flattened; labels (N,). Top: the loss (). Source:
+    multinomial_logistic_loss_layer.cpp.
     """
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -178,7 +181,7 @@ class MultinomialLogisticLoss(Loss):
 class HingeLoss(Loss):
     """loss = sum over rows and classes of max(0, 1 - t x)^p / N, with t = 1 for the label and -1 else; p is 1 or 2.
 
-    Bottoms: scores (N, C, ...) with C... flattened; labels (N,). Source: hinge_loss_layer.cpp.
+    Bottoms: scores (N, C, ...) with C... flattened; labels (N,). Top: the loss (). Source: hinge_loss_layer.cpp.
     """
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:

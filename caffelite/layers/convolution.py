@@ -137,9 +137,12 @@ class BaseConvolution(Layer):
 
 @register("Convolution")
 class Convolution(BaseConvolution):
-    """y = w * x + b; weights (num_output, C / group, *kernel), output floor((size + 2 pad - extent) / stride) + 1.
+    """y = w * x + b, a cross-correlation: the sum over a window of every plane of the group.
 
-    Source: conv_layer.cpp.
+    An axis of size s becomes one of floor((s + 2 pad - extent) / stride) + 1, where extent = dilation (kernel - 1) + 1.
+    Bottoms: (N, C, *spatial) with up to three spatial axes; several share the weights. Tops: (N, num_output, *output),
+    one per bottom. Parameters: weights (num_output, C / group, *kernel); the bias (num_output,) if `bias_term`. Source:
+    conv_layer.cpp.
     """
 
     def weight_channels(self) -> tuple[int, int]:
@@ -160,7 +163,12 @@ class Convolution(BaseConvolution):
 
 @register("DepthwiseConvolution", "ConvolutionDepthwise")
 class DepthwiseConvolution(Convolution):
-    """Convolution with one group per channel, whatever `group` says: the names that MobileNet forks of Caffe use."""
+    """Convolution with one group per channel; `group` is left out or the number of channels.
+
+    Bottoms: (N, C, *spatial). Tops: (N, num_output, *output), one per bottom, with num_output a multiple of C.
+    Parameters: weights (num_output, 1, *kernel); the bias (num_output,) if `bias_term`. Source:
+    depthwise_conv_layer.cpp and conv_dw_layer.cpp of the MobileNet forks.
+    """
 
     def group_count(self) -> int:
         group = self.param.convolution_param.group
@@ -172,9 +180,11 @@ class DepthwiseConvolution(Convolution):
 
 @register("Deconvolution")
 class Deconvolution(BaseConvolution):
-    """The transpose of a convolution, plus a bias; weights (C, num_output / group, *kernel).
+    """The transpose of a convolution, plus a bias: what its backward pass does to the gradient.
 
-    The output has stride (size - 1) + extent - 2 pad cells. Source: deconv_layer.cpp.
+    An axis of size s becomes one of stride (s - 1) + extent - 2 pad. Bottoms: (N, C, *spatial) with up to three spatial
+    axes; several share the weights. Tops: (N, num_output, *output), one per bottom. Parameters: weights (C, num_output
+    / group, *kernel); the bias (num_output,) if `bias_term`. Source: deconv_layer.cpp.
     """
 
     def weight_channels(self) -> tuple[int, int]:

@@ -17,9 +17,9 @@ TRAIN = 0
 class Dropout(Activation):
     """TRAIN: y = x / (1 - ratio) or, with probability dropout_ratio (default 0.5), 0. TEST: y = x.
 
-    With scale_train false (the Faster R-CNN fork): TRAIN: y = x or 0. TEST: y = (1 - ratio) x.
-    The mask is a function of the seed, the layer's name, the pass and the element's index, on every device the same.
-    Assign an array of 0 and 1 to `mask` to use it instead. Source: dropout_layer.cpp.
+    With scale_train false (the Faster R-CNN fork): TRAIN: y = x or 0. TEST: y = (1 - ratio) x. The mask is a function
+    of the seed, the layer's name, the pass and the element's index, on every device the same. Assign an array of 0 and
+    1 to `mask` to use it instead. Bottom and top: any shape; in place if wanted. Source: dropout_layer.cpp.
     """
 
     mask = None

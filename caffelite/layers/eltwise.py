@@ -13,9 +13,9 @@ from caffelite.layer import Layer, register
 class Eltwise(Layer):
     """Sum (with `coeff`, one per bottom, default 1), product or maximum of bottoms of one shape.
 
-    MAX: on a tie of the first two bottoms the gradient goes to the second; a later one must be strictly larger.
-    PROD: with stable_prod_grad (default) the gradient is the product of the others, else y / x dy.
-    Source: eltwise_layer.cpp.
+    MAX: on a tie of the first two bottoms the gradient goes to the second; a later one must be strictly larger. PROD:
+    with stable_prod_grad (default) the gradient is the product of the others, else y / x dy. Bottoms: two or more of
+    one shape. Top: of that shape. Source: eltwise_layer.cpp.
     """
 
     min_bottoms = 2
@@ -88,7 +88,10 @@ class Eltwise(Layer):
 
 @register("Split")
 class Split(Layer):
-    """Every top shares the bottom's data; the gradients add up. Nets insert it themselves. Source: split_layer.cpp."""
+    """Every top is the bottom; the gradients add up. Nets insert it themselves where a blob has several readers.
+
+    Bottom: any shape. Tops: of that shape, sharing its data. Source: split_layer.cpp.
+    """
 
     exact_bottoms = 1
     min_tops = 1

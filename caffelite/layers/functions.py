@@ -38,7 +38,10 @@ class Function(KeepsInput, Activation):
 
 @register("AbsVal")
 class AbsVal(Function):
-    """y = |x|; the gradient at 0 is 0. Not in place. Source: absval_layer.cpp."""
+    """y = |x|; the gradient at 0 is 0.
+
+    Bottom and top: any shape; not in place. Source: absval_layer.cpp.
+    """
 
     def setup(self, bottom, top):
         self.expect(bottom[0] is not top[0], "AbsVal does not run in place: give its top another name")
@@ -52,7 +55,10 @@ class AbsVal(Function):
 
 @register("BNLL")
 class BNLL(Function):
-    """y = log(1 + exp(x)). Source: bnll_layer.cpp."""
+    """y = log(1 + exp(x)).
+
+    Bottom and top: any shape; in place if wanted. Source: bnll_layer.cpp.
+    """
 
     def value(self, x):
         return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
@@ -64,7 +70,10 @@ class BNLL(Function):
 
 @register("Clip")
 class Clip(Function):
-    """y = x held between clip_param's min and max; the gradient passes from min to max. Source: clip_layer.cpp."""
+    """y = x held between clip_param's min and max; the gradient passes from min to max.
+
+    Bottom and top: any shape; in place if wanted. Source: clip_layer.cpp.
+    """
 
     def setup(self, bottom, top):
         self.expect(self.param.HasField("clip_param"), "expected clip_param { min: ... max: ... }, actual none")
@@ -79,7 +88,11 @@ class Clip(Function):
 
 @register("ELU")
 class ELU(Function):
-    """y = x for x > 0, else alpha (exp(x) - 1). Source: elu_layer.cpp."""
+    """y = x for x > 0, else alpha (exp(x) - 1).
+
+    Bottom and top: any shape; in place if wanted. Source: elu_layer.cpp; Clevert et al., "Fast and accurate deep
+    network learning by exponential linear units".
+    """
 
     def setup(self, bottom, top):
         self.alpha = self.param.elu_param.alpha
@@ -93,7 +106,10 @@ class ELU(Function):
 
 @register("Exp")
 class Exp(Function):
-    """y = base^(shift + scale x); base -1, the default, stands for e. Source: exp_layer.cpp."""
+    """y = base^(shift + scale x); base -1, the default, stands for e.
+
+    Bottom and top: any shape; in place if wanted. Source: exp_layer.cpp.
+    """
 
     derivative_needs_input = False
 
@@ -110,7 +126,10 @@ class Exp(Function):
 
 @register("Log")
 class Log(Function):
-    """y = log_base(shift + scale x); base -1, the default, stands for e. Source: log_layer.cpp."""
+    """y = log_base(shift + scale x); base -1, the default, stands for e.
+
+    Bottom and top: any shape; in place if wanted. Source: log_layer.cpp.
+    """
 
     def setup(self, bottom, top):
         param = self.param.log_param
@@ -134,7 +153,10 @@ def _log_base(layer: Function, base: float) -> float:
 
 @register("Power")
 class Power(Function):
-    """y = (shift + scale x)^power. Source: power_layer.cpp."""
+    """y = (shift + scale x)^power.
+
+    Bottom and top: any shape; in place if wanted. Source: power_layer.cpp.
+    """
 
     def setup(self, bottom, top):
         param = self.param.power_param
@@ -153,7 +175,10 @@ class Power(Function):
 
 @register("Sigmoid")
 class Sigmoid(Function):
-    """y = 1 / (1 + exp(-x)). Source: sigmoid_layer.cpp."""
+    """y = 1 / (1 + exp(-x)).
+
+    Bottom and top: any shape; in place if wanted. Source: sigmoid_layer.cpp.
+    """
 
     derivative_needs_input = False
 
@@ -166,7 +191,10 @@ class Sigmoid(Function):
 
 @register("Swish")
 class Swish(Function):
-    """y = x sigmoid(beta x). Source: swish_layer.cpp."""
+    """y = x sigmoid(beta x).
+
+    Bottom and top: any shape; in place if wanted. Source: swish_layer.cpp.
+    """
 
     def setup(self, bottom, top):
         self.beta = self.param.swish_param.beta
@@ -185,7 +213,10 @@ def sigmoid(x):
 
 @register("TanH")
 class TanH(Function):
-    """y = tanh(x). Source: tanh_layer.cpp."""
+    """y = tanh(x).
+
+    Bottom and top: any shape; in place if wanted. Source: tanh_layer.cpp.
+    """
 
     derivative_needs_input = False
 
@@ -198,7 +229,10 @@ class TanH(Function):
 
 @register("Threshold")
 class Threshold(Activation):
-    """y = 1 where x > threshold (default 0), else 0. No backward pass. Source: threshold_layer.cpp."""
+    """y = 1 where x > threshold (default 0), else 0. No backward pass.
+
+    Bottom and top: any shape; in place if wanted. Source: threshold_layer.cpp.
+    """
 
     def forward(self, bottom, top):
         top[0].array[...] = bottom[0].array > self.param.threshold_param.threshold

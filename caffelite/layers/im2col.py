@@ -14,8 +14,8 @@ from caffelite.layers.convolution import BaseConvolution
 class Im2col(Layer):
     """Each window of a convolution written out as a column of channels.
 
-    Bottom: (N, C, *spatial), all axes before convolution_param's `axis` counting as N. Top: (N, C * window size,
-    *output) for up to three spatial axes. Backward adds up what overlaps. Source: im2col_layer.cpp.
+    Backward adds up what overlaps. All axes before convolution_param's `axis` count as N. Bottom: (N, C, *spatial) with
+    up to three spatial axes. Top: (N, C * window size, *output). Source: im2col_layer.cpp.
     """
 
     exact_bottoms = 1

@@ -10,10 +10,10 @@ from caffelite.layer import Layer, register
 
 @register("InnerProduct")
 class InnerProduct(Layer):
-    """y = x w^T + b, where all axes of x from `axis` on make one vector.
+    """y = x w^T + b, where all axes of x from `axis` on make one vector of length K.
 
     Bottom: (*batch, *vector). Top: (*batch, num_output). Parameters: weights (num_output, K), or (K, num_output) with
-    `transpose`, and the bias (num_output,) if `bias_term`. Source: inner_product_layer.cpp.
+    `transpose`; the bias (num_output,) if `bias_term`. Source: inner_product_layer.cpp.
     """
 
     exact_bottoms = 1

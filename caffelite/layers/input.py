@@ -36,9 +36,9 @@ class Source(Layer):
 
 @register("Input")
 class Input(Source):
-    """Tops that the user fills; their shapes are `shape`, given once, for each top, or not at all.
+    """Tops that the user fills.
 
-    Source: input_layer.cpp.
+    `shape` is given once, for each top, or not at all. Tops: of these shapes. Source: input_layer.cpp.
     """
 
     def setup(self, bottom, top):
@@ -56,7 +56,7 @@ class DummyData(Source):
     """Tops that fillers fill: a constant (default 0) once, anything else anew in every pass.
 
     `shape` is given once or for each top; or else num, channels, height and width, the older way. `data_filler` is
-    given once, for each top, or not at all. Source: dummy_data_layer.cpp.
+    given once, for each top, or not at all. Tops: of these shapes. Source: dummy_data_layer.cpp.
     """
 
     def setup(self, bottom, top):
@@ -91,9 +91,10 @@ class DummyData(Source):
 
 @register("Parameter")
 class Parameter(Source):
-    """The top is parameter 0, learned, of the shape in parameter_param. Source: parameter_layer.cpp.
+    """The top is a learned parameter.
 
     Caffe lets the top share the parameter's diff, which loses what earlier passes of an iteration added; here it adds.
+    Top: `shape`. Parameter: the same memory. Source: parameter_layer.cpp.
     """
 
     exact_tops = 1

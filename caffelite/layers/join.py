@@ -27,7 +27,11 @@ class AlongAxis(Layer):
 
 @register("Concat")
 class Concat(AlongAxis):
-    """The bottoms one behind the other along `axis` (default 1) or `concat_dim`. Source: concat_layer.cpp."""
+    """The bottoms one behind the other along `axis` (default 1) or `concat_dim`.
+
+    Bottoms: shapes that differ along the axis only, e.g. (N, C_i, H, W). Top: (N, sum of C_i, H, W). Source:
+    concat_layer.cpp.
+    """
 
     min_bottoms = 1
     exact_tops = 1
@@ -67,7 +71,7 @@ class Concat(AlongAxis):
 class Slice(AlongAxis):
     """The bottom cut along `axis` (default 1) or `slice_dim`, at each slice_point or into equal parts.
 
-    Source: slice_layer.cpp.
+    Bottom: e.g. (N, C, H, W). Tops: the parts in their order, e.g. (N, C_i, H, W). Source: slice_layer.cpp.
     """
 
     exact_bottoms = 1
@@ -119,8 +123,8 @@ class Slice(AlongAxis):
 class Crop(Layer):
     """The part of bottom 0 that has bottom 1's size along `axis` (default 2) and all axes behind it.
 
-    It starts at `offset`: none (0), one for all those axes, or one each. No gradient flows to bottom 1, which gives its
-    shape only. Source: crop_layer.cpp.
+    It starts at `offset`: none (0), one for all those axes, or one each. Bottoms: e.g. (N, C, H, W); a blob that gives
+    its shape only and gets no gradient, e.g. (M, D, H', W'). Top: (N, C, H', W'). Source: crop_layer.cpp.
     """
 
     exact_bottoms = 2
@@ -163,7 +167,10 @@ class Crop(Layer):
 
 @register("Tile")
 class Tile(Layer):
-    """The bottom repeated `tiles` times along `axis` (default 1; may be negative). Source: tile_layer.cpp."""
+    """The bottom repeated `tiles` times along `axis` (default 1; may be negative).
+
+    Bottom: e.g. (N, C, H, W). Top: (N, C * tiles, H, W). Source: tile_layer.cpp.
+    """
 
     exact_bottoms = 1
     exact_tops = 1
@@ -190,7 +197,10 @@ class Tile(Layer):
 
 @register("Silence")
 class Silence(Layer):
-    """No top: keeps unused bottoms from being outputs of the net; their gradient is 0. Source: silence_layer.cpp."""
+    """Keeps unused bottoms from being outputs of the net; their gradient is 0.
+
+    Bottoms: any shapes. Source: silence_layer.cpp.
+    """
 
     min_bottoms = 1
     exact_tops = 0

@@ -19,8 +19,8 @@ SEGMENT = 256  # elements that one thread adds up
 class LRN(Layer):
     """y = x / (k + alpha / n sum x^2)^beta, the sum over the n elements of a window.
 
-    Bottom and top: (N, C, H, W). ACROSS_CHANNELS: n = local_size channels around each. WITHIN_CHANNEL: local_size x
-    local_size cells of the plane, n = local_size^2, and k is 1. Source: lrn_layer.cpp; Krizhevsky et al., "ImageNet
+    ACROSS_CHANNELS: n = local_size channels around each. WITHIN_CHANNEL: local_size x local_size cells of the plane, n
+    = local_size^2, and k is 1. Bottom and top: (N, C, H, W). Source: lrn_layer.cpp; Krizhevsky et al., "ImageNet
     classification with deep convolutional neural networks", section 3.3.
     """
 
@@ -117,10 +117,10 @@ class Standardizing(Layer):
 class BatchNorm(Standardizing):
     """y = (x - mean) / sqrt(variance + eps), per channel, over the batch and the plane.
 
-    Bottom and top: (N, C, ...). Phase TRAIN uses the statistics of the batch and adds them to the running sums, TEST
-    (or use_global_stats) uses the running sums. Parameters, none of them learnt: sum of means (C,), sum of variances
-    with the correction m / (m - 1) (C,), and the scale factor (1,) that both are divided by.
-    Source: batch_norm_layer.cpp; Ioffe and Szegedy, "Batch normalization".
+    Phase TRAIN uses the statistics of the batch and adds them to the running sums, TEST (or use_global_stats) uses the
+    running sums. Bottom and top: (N, C, ...). Parameters: sum of means (C,); sum of variances with the correction
+    m / (m - 1) (C,); the scale factor (1,) that both are divided by; none of them is learnt. Source:
+    batch_norm_layer.cpp; Ioffe and Szegedy, "Batch normalization".
     """
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -173,8 +173,8 @@ class BatchNorm(Standardizing):
 class MVN(Standardizing):
     """y = (x - mean) / (sqrt(variance) + eps) over each plane, or each image with across_channels.
 
-    Bottom and top: (N, C, ...). With normalize_variance false only the mean is taken off. As in the original the
-    gradient is that of eps = 0. Source: mvn_layer.cpp.
+    With normalize_variance false only the mean is taken off. As in the original the gradient is that of eps = 0. Bottom
+    and top: (N, C, ...). Source: mvn_layer.cpp.
     """
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -204,8 +204,8 @@ class MVN(Standardizing):
 class Normalize(Layer):
     """y = scale x / |x|, the norm over the channels of each position, or over a whole image with across_spatial.
 
-    Bottom and top: (N, C, ...). Parameter: one scale (), or one per channel (C,) unless channel_shared.
-    Source: normalize_layer.cpp of the SSD fork; Liu et al., "ParseNet", section 3.2.
+    Bottom and top: (N, C, ...). Parameter: one scale (), or one per channel (C,) unless channel_shared. Source:
+    normalize_layer.cpp of the SSD fork; Liu et al., "ParseNet", section 3.2.
     """
 
     exact_bottoms = 1

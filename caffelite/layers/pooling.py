@@ -25,11 +25,11 @@ def fitting(array, shape: tuple[int, ...], dtype):
 class Pooling(Layer):
     """The maximum, the mean or a random cell of every window of a plane.
 
-    Bottom: (N, C, H, W). Tops: (N, C, H', W'), and with MAX optionally the index h * W + w of each winner, as floats.
     H' = ceil((H + 2 pad - kernel) / stride) + 1 (floor with round_mode FLOOR), less a last window that would start in
-    the padding. AVE divides by the cells of the window inside the padded image. MAX: the first maximum wins.
-    STOCHASTIC trains on a cell drawn with probability proportional to its value, and tests on the mean weighted so.
-    Source: pooling_layer.cpp, pooling_layer.cu.
+    the padding. AVE divides by the cells of the window inside the padded image. MAX: the first maximum wins. STOCHASTIC
+    trains on a cell drawn with probability proportional to its value, and tests on the mean weighted so. Bottom: (N, C,
+    H, W). Tops: (N, C, H', W'); optionally, with MAX, the index h * W + w of each winner, as floats. Source:
+    pooling_layer.cpp, pooling_layer.cu.
     """
 
     exact_bottoms = 1
@@ -140,8 +140,8 @@ class Pooling(Layer):
 class SPP(Layer):
     """Spatial pyramid pooling: level i pools the map to 2^i x 2^i bins, and all levels stand behind one another.
 
-    Bottom: (N, C, H, W). Top: (N, C (1 + 4 + 16 + ...)), or (N, C, 1, 1) with a pyramid of height 1.
-    Source: He et al., "Spatial pyramid pooling in deep convolutional networks"; spp_layer.cpp.
+    Bottom: (N, C, H, W). Top: (N, C (1 + 4 + 16 + ...)), or (N, C, 1, 1) with a pyramid of height 1. Source:
+    spp_layer.cpp; He et al., "Spatial pyramid pooling in deep convolutional networks".
     """
 
     exact_bottoms = 1

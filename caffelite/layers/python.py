@@ -19,8 +19,8 @@ class Python(Layer):
     """The class python_param.layer of the module python_param.module, a subclass of Layer, does the work.
 
     `param_str` reaches it as an attribute, set before `setup`. The module is looked for on sys.path and then in the
-    current folder; it may `import caffe` without having it. `share_in_parallel` makes no difference here.
-    Source: python_layer.hpp, layer_factory.cpp.
+    current folder; it may `import caffe` without having it. `share_in_parallel` makes no difference here. Bottoms and
+    tops: as the class has it. Source: python_layer.hpp, layer_factory.cpp.
     """
 
     @classmethod

@@ -12,13 +12,13 @@ from caffelite.layer import Layer, register
 
 @register("LSTM")
 class LSTM(Layer):
-    """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with (i, f, o, g) = (sigmoid, sigmoid, sigmoid, tanh) of the quarters
-    of W_x x_t + b + W_s s + W_h h_{t-1}.
+    """h_t = o tanh(c_t) and c_t = f c_{t-1} + i g at every step t of a sequence.
 
-    Bottoms: x (T, N, ...), T steps of N streams; cont (T, N), 0 where a sequence begins, which forgets h_{t-1} and
-    c_{t-1}, else 1; and possibly s (N, ...), what all steps get. Top: h (T, N, num_output). The last step's h and c
-    are those before the first step of the next pass. Parameters: W_x, b, W_s if there is s, W_h, 4 num_output rows
-    each. Source: recurrent_layer.cpp, lstm_layer.cpp, lstm_unit_layer.cpp; expose_hidden is not supported.
+    (i, f, o, g) = (sigmoid, sigmoid, sigmoid, tanh) of the quarters of W_x x_t + b + W_s s + W_h h_{t-1}. The last
+    step's h and c are those before the first step of the next pass. expose_hidden is not supported. Bottoms: x (T, N,
+    ...), T steps of N streams; cont (T, N), 0 where a sequence begins, which forgets h_{t-1} and c_{t-1}, else 1;
+    optionally s (N, ...), what all steps get. Top: h (T, N, num_output). Parameters: W_x; b; W_s if there is s; W_h; 4
+    num_output rows each. Source: recurrent_layer.cpp, lstm_layer.cpp, lstm_unit_layer.cpp.
     """
 
     min_bottoms = 2

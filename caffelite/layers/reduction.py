@@ -10,7 +10,7 @@ from caffelite.layer import Layer, register
 class Reduction(Layer):
     """coeff times the SUM, ASUM (of |x|), SUMSQ (of x^2) or MEAN over `axis` and all axes behind it.
 
-    Top: the axes before `axis` (default 0, may be negative). Source: reduction_layer.cpp.
+    Bottom: any shape. Top: the axes before `axis` (default 0, may be negative). Source: reduction_layer.cpp.
     """
 
     exact_bottoms = 1

@@ -15,7 +15,7 @@ from caffelite.layers.loss import PART, Loss, LossParameter, normalizer, part_su
 class EuclideanLoss(Loss):
     """loss = sum (a - b)^2 / (2 N).
 
-    Bottoms: two blobs (N, ...) of equal size; both get a gradient. Source: euclidean_loss_layer.cpp.
+    Bottoms: a and b, (N, ...) of equal size; both get a gradient. Top: the loss (). Source: euclidean_loss_layer.cpp.
     """
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -46,11 +46,12 @@ class EuclideanLoss(Loss):
 class SmoothL1Loss(Loss):
     """loss = sum outside f(inside (a - b)) / N, where f is quadratic near 0 and linear beyond.
 
-    f(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 0.5 / sigma^2.
+    f(d) = (sigma d)^2 / 2 where |d| < 1 / sigma^2, else |d| - 0.5 / sigma^2. With three bottoms the gradient is not
+    multiplied by the inside weights, as in the Fast R-CNN fork: that is exact where they are 0 or 1. With four it is,
+    as in the Faster R-CNN fork.
     Bottoms: a and b, (N, ...) of equal size, which get gradients; then nothing, or inside weights alone, or inside and
-    outside weights, which get none. With three bottoms the gradient is not multiplied by the inside weights, as in the
-    Fast R-CNN fork: that is exact where they are 0 or 1. With four it is, as in the Faster R-CNN fork.
-    Source: Girshick, "Fast R-CNN", equation 3; smooth_L1_loss_layer.cu of the two forks.
+    outside weights, which get none. Top: the loss (). Source: smooth_L1_loss_layer.cu of the Fast R-CNN and Faster
+    R-CNN forks; Girshick, "Fast R-CNN", equation 3.
     """
 
     exact_bottoms = None
@@ -98,7 +99,7 @@ class SmoothL1Loss(Loss):
 class ContrastiveLoss(Loss):
     """loss = sum (s d^2 + (1 - s) max(margin - d, 0)^2) / (2 N), d = |a - b|; legacy_version: max(margin - d^2, 0).
 
-    Bottoms: a and b (N, C), which get gradients; s (N,), 1 for similar pairs and 0 else. Source:
+    Bottoms: a and b (N, C), which get gradients; s (N,), 1 for similar pairs and 0 else. Top: the loss (). Source:
     contrastive_loss_layer.cpp; Hadsell et al., "Dimensionality reduction by learning an invariant mapping".
     """
 
@@ -152,8 +153,9 @@ class ContrastiveLoss(Loss):
 class SigmoidCrossEntropyLoss(Loss):
     """loss = -sum (t log p + (1 - t) log(1 - p)) / normalizer, p = sigmoid(x).
 
-    Bottoms: scores x (N, ...); targets t from 0 to 1, as many. Targets that are `ignore_label` (cut to an integer)
-    count for nothing. The default normalisation is BATCH_SIZE. Source: sigmoid_cross_entropy_loss_layer.cpp.
+    Targets that are `ignore_label` (cut to an integer) count for nothing. The default normalisation is BATCH_SIZE.
+    Bottoms: scores x (N, ...); targets t from 0 to 1, as many. Top: the loss (). Source:
+    sigmoid_cross_entropy_loss_layer.cpp.
     """
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:

@@ -17,10 +17,10 @@ BIN = 8  # numbers per bin in kernels/roi_pooling.cu
 class ROIPooling(Layer):
     """Max-pool every region of interest to a fixed grid.
 
-    Bottoms: feature maps (N, C, H, W); RoIs (R, 5) as (index of the image, x1, y1, x2, y2) in image pixels, both
-    corners inside. Top: (R, C, pooled_h, pooled_w). Corners times `spatial_scale` are rounded to cells, half away from
-    zero; a RoI is at least one cell; bin p of a side spans floor(p size) to ceil((p + 1) size); an empty bin is 0.
-    RoIs get no gradient. Source: Girshick, "Fast R-CNN", section 2.1; roi_pooling_layer.cu of its fork of Caffe.
+    Corners times `spatial_scale` are rounded to cells, half away from zero; a RoI is at least one cell; bin p of a side
+    spans floor(p size) to ceil((p + 1) size); an empty bin is 0. RoIs get no gradient. Bottoms: feature maps (N, C, H,
+    W); RoIs (R, 5) as (index of the image, x1, y1, x2, y2) in image pixels, both corners inside. Top: (R, C, pooled_h,
+    pooled_w). Source: roi_pooling_layer.cu of the Fast R-CNN fork; Girshick, "Fast R-CNN", section 2.1.
     """
 
     exact_bottoms = 2

@@ -13,9 +13,10 @@ from caffelite.layer import Layer, register
 class ArgMax(Layer):
     """Indices of the top_k (default 1) largest elements; with out_max_val their values. No backward pass.
 
-    Without `axis`: over all but the first axis, top (N, 1, top_k), or (N, 2, top_k) of indices and values (with four
-    or more axes in the bottom, 1s follow). With `axis`: along it, top of the bottom's shape with top_k there: indices,
-    or with out_max_val values. On a tie the larger index comes first. Source: argmax_layer.cpp.
+    On a tie the larger index comes first. Bottom: any shape (N, ...). Top: without `axis`, over all but the first axis,
+    (N, 1, top_k), or (N, 2, top_k) of indices and values (with four or more axes in the bottom, 1s follow); with
+    `axis`, along it, the bottom's shape with top_k there: indices, or with out_max_val values. Source:
+    argmax_layer.cpp.
     """
 
     exact_bottoms = 1
@@ -53,9 +54,9 @@ class ArgMax(Layer):
 
 @register("BatchReindex")
 class BatchReindex(Layer):
-    """top[i] = bottom 0[index i of bottom 1]. Bottoms: any shape with a first axis; indices (M).
+    """top[i] = bottom 0[index i of bottom 1].
 
-    Source: batch_reindex_layer.cpp.
+    Bottoms: items (N, ...); indices (M,), which get no gradient. Top: (M, ...). Source: batch_reindex_layer.cpp.
     """
 
     exact_bottoms = 2
@@ -82,8 +83,8 @@ class BatchReindex(Layer):
 class Filter(Layer):
     """Top i holds the items of bottom i whose entry in the last bottom, the selector, is not 0.
 
-    Bottoms: blobs with one first axis N, and the selector (N, 1, ...). When the net is built, before there is data,
-    the tops have all N items. Source: filter_layer.cpp.
+    When the net is built, before there is data, the tops have all N items. Bottoms: blobs (N, ...); the selector (N, 1,
+    ...), which gets no gradient. Tops: (selected, ...), one per bottom but the selector. Source: filter_layer.cpp.
     """
 
     min_bottoms = 2
@@ -130,9 +131,10 @@ class Filter(Layer):
 
 @register("Embed")
 class Embed(Layer):
-    """top[..., :] = row bottom[...] of a table, plus a bias: indices of any shape in, one more axis of num_output out.
+    """top[..., :] = row bottom[...] of a table, plus a bias.
 
-    Parameters: table (input_dim, num_output), bias (num_output) unless bias_term is false. Source: embed_layer.cpp.
+    Bottom: indices of any shape, which get no gradient. Top: one more axis, of num_output. Parameters: table
+    (input_dim, num_output); bias (num_output,) unless bias_term is false. Source: embed_layer.cpp.
     """
 
     exact_bottoms = 1

@@ -33,8 +33,8 @@ class SharesMemory(Layer):
 class Reshape(SharesMemory):
     """Replace the bottom's axes from `axis` on, `num_axes` of them (-1: all), by the dimensions of `shape`.
 
-    A dimension 0 is copied from the bottom, one -1 is what makes the counts equal. `axis` may be negative: -1 is
-    behind the last one. Source: reshape_layer.cpp.
+    A dimension 0 is copied from the bottom, one -1 is what makes the counts equal. `axis` may be negative: -1 is behind
+    the last one. Bottom and top: any shapes of one count; they share memory. Source: reshape_layer.cpp.
     """
 
     def setup(self, bottom, top):
@@ -77,7 +77,10 @@ class Reshape(SharesMemory):
 
 @register("Flatten")
 class Flatten(SharesMemory):
-    """One axis in place of the axes `axis` to `end_axis` (default 1 to the last). Source: flatten_layer.cpp."""
+    """One axis in place of the axes `axis` to `end_axis` (default 1 to the last).
+
+    Bottom: e.g. (N, C, H, W). Top: (N, C * H * W), sharing its memory. Source: flatten_layer.cpp.
+    """
 
     def reshape(self, bottom, top):
         shape, param = bottom[0].shape, self.param.flatten_param
@@ -90,7 +93,7 @@ class Flatten(SharesMemory):
 class Permute(Layer):
     """Axis i of the top is axis order[i] of the bottom; axes not named follow in their order.
 
-    Source: permute_layer.cpp of the SSD fork.
+    Bottom and top: any shape, as many axes. Source: permute_layer.cpp of the SSD fork.
     """
 
     exact_bottoms = 1

@@ -14,14 +14,15 @@ COLUMNS = 8  # image of the batch, label, instance id, xmin, ymin, xmax, ymax, d
 
 @register("AnnotatedData")
 class AnnotatedData(DatabaseBatches):
-    """data (batch, channels, height, width) from an LMDB of AnnotatedDatum records, and their objects as a second top.
+    """Images and their objects from an LMDB of AnnotatedDatum records.
 
-    label (1, 1, objects of the batch, 8): number of the image in the batch, label, instance id, xmin, ymin, xmax, ymax
-    as fractions, difficult; one row of -1 where there is no object. Records without annotations and no `anno_type` give
-    label (batch, 1, 1, 1), as in Data. Steps: distort_param, expand_param, one of the parts that the batch_samplers
-    find, then those of Transform. Objects go with the image; those outside of it, or against emit_constraint, are left
-    out. `label_map_file` has no effect, as in the original. Parameters: data_param, transform_param,
-    annotated_data_param. Source: annotated_data_layer.cpp.
+    Steps: distort_param, expand_param, one of the parts that the batch_samplers find, then those of Transform. Objects
+    go with the image; those outside of it, or against emit_constraint, are left out. `label_map_file` has no effect, as
+    in the original.
+    Tops: data (batch, channels, height, width); optionally label (1, 1, objects of the batch, 8): number of the image
+    in the batch, label, instance id, xmin, ymin, xmax, ymax as fractions, difficult; one row of -1 where there is no
+    object. Records without annotations and no `anno_type` give label (batch, 1, 1, 1), as in Data. Source:
+    annotated_data_layer.cpp of the SSD fork.
     """
 
     record_type = "AnnotatedDatum"

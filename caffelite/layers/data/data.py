@@ -72,10 +72,11 @@ class DatabaseBatches(ImageBatches):
 
 @register("Data")
 class Data(DatabaseBatches):
-    """data (batch, channels, height, width), and label (batch) if there is a second top, from an LMDB of Datum records.
+    """Images and labels from an LMDB of Datum records.
 
-    An image is encoded (PNG, JPEG), or bytes, or floats. The first image of a batch gives its size. Parameters:
-    data_param { source backend: LMDB batch_size rand_skip prefetch }, transform_param. Source: data_layer.cpp.
+    An image is encoded (PNG, JPEG), or bytes, or floats. The first image of a batch gives its size. LevelDB, the
+    schema's default, is refused: write `backend: LMDB`. Tops: data (batch, channels, height, width); optionally label
+    (batch,). Source: data_layer.cpp.
     """
 
     record_type = "Datum"

@@ -22,8 +22,8 @@ class HDF5Data(Batches):
     """Each top is the rows, batch after batch, of the data set of its name in the HDF5 files of a list.
 
     All data sets of a file have the same number of rows, and beyond the first axis the same shape in all files. Batches
-    run across the ends of files. `shuffle` gives each epoch its own order of files, and of rows within a file.
-    Parameters: hdf5_data_param { source batch_size shuffle }. Source: hdf5_data_layer.cpp.
+    run across the ends of files. `shuffle` gives each epoch its own order of files, and of rows within a file. Tops:
+    (batch_size, *row). Source: hdf5_data_layer.cpp.
     """
 
     min_tops = 1
@@ -121,10 +121,10 @@ def _dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
 
 @register("HDF5Output")
 class HDF5Output(Layer):
-    """Writes its bottoms (N, ...) to the data sets `data` and `label` (N, channels, height, width) of a new HDF5 file.
+    """Writes its bottoms to the data sets `data` and `label` of a new HDF5 file.
 
-    Each pass appends its N rows, where the original could write one pass only. Parameter: hdf5_output_param {
-    file_name }. Source: hdf5_output_layer.cpp.
+    Each pass appends its N rows, where the original could write one pass only. Bottoms: two blobs (N, ...), written as
+    (N, channels, height, width). Source: hdf5_output_layer.cpp.
     """
 
     exact_bottoms = 2

@@ -30,12 +30,11 @@ def read_list(path: str) -> list[tuple[str, int]]:
 
 @register("ImageData")
 class ImageData(ImageBatches):
-    """data (batch, channels, height, width) and label (batch) of the files in a list of lines "name label".
+    """Images and labels of the files in a list of lines "name label".
 
     `root_folder` stands before every name. With new_height and new_width images are resized, with `is_color` false they
-    are gray; `shuffle` gives each epoch an order of its own. The first image of a batch gives its size. Parameters:
-    image_data_param { source batch_size rand_skip shuffle new_height new_width is_color root_folder }, transform_param.
-    Source: image_data_layer.cpp.
+    are gray; `shuffle` gives each epoch an order of its own. The first image of a batch gives its size. Tops: data
+    (batch, channels, height, width); label (batch,). Source: image_data_layer.cpp.
     """
 
     exact_tops = 2

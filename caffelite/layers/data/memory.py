@@ -14,9 +14,9 @@ log = logging.getLogger("caffelite")
 
 @register("MemoryData")
 class MemoryData(Source):
-    """data (batch, channels, height, width) and label (batch) from arrays given by `set_arrays`, over and over.
+    """Images and labels from arrays given by `set_arrays` (net.set_input_arrays), over and over.
 
-    Parameters: memory_data_param { batch_size channels height width }. Source: memory_data_layer.cpp.
+    Tops: data (batch_size, channels, height, width); label (batch_size,). Source: memory_data_layer.cpp.
     """
 
     exact_tops = 2

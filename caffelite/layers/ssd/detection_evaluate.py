@@ -14,13 +14,14 @@ from caffelite.layers.ssd.detection_files import read_name_sizes, to_pixels
 class DetectionEvaluate(Layer):
     """Compares detections with ground truth, for an average precision over all batches of a test.
 
-    A detection, best first, is true if the object of its class that it overlaps most does so by overlap_threshold
-    and was not found before. Without evaluate_difficult_gt, difficult objects and what overlaps them do not count.
-    With name_size_file, overlaps are taken in pixels (inclusive) of the original images, which must come in the
-    order of that file.
-    bottom: [1, 1, D, 7] of DetectionOutput, [1, 1, G, 8] ground truth (item id, label, instance, box, difficult).
-    top: [1, 1, classes + detections, 5]: a row -1, class, number of objects, -1, -1 for every class but the
-    background, then rows of image, label, confidence, true positive, false positive. (detection_evaluate_layer.cpp)
+    A detection, best first, is true if the object of its class that it overlaps most does so by overlap_threshold and
+    was not found before. Without evaluate_difficult_gt, difficult objects and what overlaps them do not count. With
+    name_size_file, overlaps are taken in pixels (inclusive) of the original images, which must come in the order of
+    that file.
+    Bottoms: (1, 1, D, 7), the top of DetectionOutput; ground truth (1, 1, G, 8), rows of item id, label, instance, box,
+    difficult. Top: (1, 1, classes + detections, 5): a row -1, class, number of objects, -1, -1 for every class but the
+    background, then rows of image, label, confidence, true positive, false positive. Source:
+    detection_evaluate_layer.cpp of the SSD fork.
     """
 
     exact_bottoms = 2

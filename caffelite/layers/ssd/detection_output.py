@@ -18,14 +18,13 @@ log = logging.getLogger("caffelite")
 class DetectionOutput(Layer):
     """The detections of every image.
 
-    Per class but the background: boxes of confidence above confidence_threshold, the best nms_param.top_k of them
-    (all if not given), non-maximum suppression; of all classes the best keep_top_k, if that is not -1. Equal scores
-    keep the order of classes and priors.
-    bottom: [N, P * 4 (* classes if not share_location)] locations, [N, P * classes] confidences, [1, 2, P * 4]
-    priors and variances, and possibly the net's input, which is not looked at.
-    top: [1, 1, detections, 7], rows of image, label, confidence, xmin, ymin, xmax, ymax, sorted by image, label and
-    falling confidence; if nothing at all is found, a row of image and six times -1 per image.
-    With save_output_param, result files as well (DetectionFiles). (detection_output_layer.cpp)
+    Per class but the background: boxes of confidence above confidence_threshold, the best nms_param.top_k of them (all
+    if not given), non-maximum suppression; of all classes the best keep_top_k, if that is not -1. Equal scores keep the
+    order of classes and priors. With save_output_param, result files as well (DetectionFiles).
+    Bottoms: locations (N, P * 4), times the classes if not share_location; confidences (N, P * classes); priors and
+    variances (1, 2, P * 4); optionally the net's input, which is not looked at. Top: (1, 1, detections, 7), rows of
+    image, label, confidence, xmin, ymin, xmax, ymax, sorted by image, label and falling confidence; if nothing at all
+    is found, a row of image and six times -1 per image. Source: detection_output_layer.cpp of the SSD fork.
     """
 
     min_bottoms = 3

@@ -22,11 +22,11 @@ class MultiBoxLoss(Layer):
     confidence loss softmax or logistic over matched and selected unmatched ones; VALID (the default) divides both by
     the number of matches, at least 1. `propagate_down: false` takes a term out of the loss as well.
     With `encode_variance_in_target` the location gradient is that of the offsets divided by their variances, not
-    multiplied by the inner derivative; with LOGISTIC and no mining the targets of image i start at element
-    i * priors, not i * priors * classes. Both as in the original.
-    bottom: [N, P * 4 (* classes if not share_location)] locations, [N, P * classes] confidences, [1, 2, P * 4]
-    priors and variances, [1, 1, G, 8] ground truth (item id, label, instance, box, difficult; item id -1: no object).
-    top: scalar. (multibox_loss_layer.cpp)
+    multiplied by the inner derivative; with LOGISTIC and no mining the targets of image i start at element i * priors,
+    not i * priors * classes. Both as in the original.
+    Bottoms: locations (N, P * 4), times the classes if not share_location; confidences (N, P * classes); priors and
+    variances (1, 2, P * 4); ground truth (1, 1, G, 8), rows of item id (-1: no object), label, instance, box,
+    difficult. Top: the loss (). Source: multibox_loss_layer.cpp of the SSD fork.
     """
 
     exact_bottoms = 4

@@ -12,9 +12,10 @@ class PriorBox(Layer):
     """Boxes of given sizes and aspect ratios around the centre of every cell.
 
     A cell has, per min_size, a square of min_size, one of sqrt(min_size * max_size) where max_size is given, then
-    min_size * (sqrt(r), 1 / sqrt(r)) for every aspect ratio r, each followed by its reciprocal if `flip`.
-    Sizes are in pixels of the net's input. bottom: [N, C, H, W] features, [N, 3, height, width] net's input.
-    top: [1, 2, H * W * boxes per cell * 4], normalised corners and their variances. (prior_box_layer.cpp)
+    min_size * (sqrt(r), 1 / sqrt(r)) for every aspect ratio r, each followed by its reciprocal if `flip`. Sizes are in
+    pixels of the net's input.
+    Bottoms: features (N, C, H, W); the net's input (N, 3, height, width). Top: (1, 2, H * W * boxes per cell * 4):
+    corners as fractions of the image, and their variances. Source: prior_box_layer.cpp of the SSD fork.
     """
 
     exact_bottoms = 2
