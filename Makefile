@@ -2,26 +2,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint setup gpu-check clean
+.PHONY: demo test lint gpu-check clean
 
-setup: $(VENV)/installed
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
-
-demo: setup
+demo: $(VENV)/installed
 	$(RUN) tools/make_shapes.py
 	$(RUN) tools/train_net.py --solver prototxt/solver.prototxt
 	$(RUN) tools/test_net.py --compare
 
-test: setup
+test: $(VENV)/installed-dev
 	$(RUN) -m pytest
 
-lint: setup
+lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e '.[dev]'
+	touch $@
 
 clean:
 	rm -rf output build dist *.egg-info

@@ -36,6 +36,13 @@ def rois(images: int, per_image: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack([index, x, y, x + w, y + h], axis=1).astype(np.float32)
 
 
+def fill(net) -> None:
+    """Small random weights: the models start from published ones and have no fillers."""
+    rng = np.random.default_rng(1)
+    for blobs in net.params.values():
+        blobs[0].data[...] = rng.standard_normal(blobs[0].shape, np.float32) * 0.01
+
+
 def training(name: str, rng: np.random.Generator):
     """A function that does one training iteration of models/<name>: 2 images, 128 RoIs."""
     net, _ = proto.read_net(str(ROOT / "models" / name / "train.prototxt"))
@@ -57,6 +64,7 @@ def training(name: str, rng: np.random.Generator):
     param.net_param.CopyFrom(net)
     param.display = 0
     solver = caffe.get_solver(param, random_seed=1)
+    fill(solver.net)
     for top, values in data.items():
         solver.net.blobs[top].data[...] = values
     return lambda: solver.step(1)
@@ -65,6 +73,7 @@ def training(name: str, rng: np.random.Generator):
 def testing(name: str, count: int, rng: np.random.Generator):
     """A function that runs one image with `count` RoIs through models/<name>."""
     net = caffe.Net(str(ROOT / "models" / name / "test.prototxt"), caffe.TEST, seed=1)
+    fill(net)
     boxes = rois(1, count, rng)
     image = rng.standard_normal((1, 3, HEIGHT, WIDTH)).astype(np.float32) * 50
     net.blobs["data"].reshape(*image.shape)

@@ -54,8 +54,9 @@ def decode_boxes(boxes: np.ndarray, deltas: np.ndarray, offset: float) -> np.nda
     widths, heights, x, y = (v[:, None] for v in _centres(boxes.astype(np.float64), offset))
     x = deltas[:, 0::4] * widths + x
     y = deltas[:, 1::4] * heights + y
-    widths = np.exp(deltas[:, 2::4]) * widths
-    heights = np.exp(deltas[:, 3::4]) * heights
+    with np.errstate(over="ignore"):  # an untrained net may ask for infinite boxes; clipping bounds them
+        widths = np.exp(deltas[:, 2::4]) * widths
+        heights = np.exp(deltas[:, 3::4]) * heights
     moved = np.empty(deltas.shape)
     moved[:, 0::4] = x - 0.5 * widths
     moved[:, 1::4] = y - 0.5 * heights
