@@ -22,6 +22,8 @@ class _ArrayModule:
 
 
 _module = np
+_tf32 = False
+_deterministic = True
 xp = _ArrayModule()
 
 
@@ -51,6 +53,28 @@ def on_gpu() -> bool:
     return _module is not np
 
 
+def allow_tf32(allowed: bool = True) -> None:
+    """Let a GPU multiply float32 numbers cut to 10 bits behind the point (TF32), which is faster; not so at first."""
+    global _tf32
+    _tf32 = allowed
+
+
+def tf32_allowed() -> bool:
+    """Whether matrix products and convolutions on a GPU may use TF32."""
+    return _tf32
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Whether the same run must give the same bits on a GPU (so at first); else its algorithms are chosen by trial."""
+    global _deterministic
+    _deterministic = wanted
+
+
+def deterministic() -> bool:
+    """Whether the same run must give the same bits on a GPU."""
+    return _deterministic
+
+
 def synchronize() -> None:
     """Wait until the GPU has done all that was launched; nothing on a CPU."""
     if on_gpu():
@@ -58,7 +82,9 @@ def synchronize() -> None:
 
 
 def describe_gpus() -> list[str]:
-    """Lines that tell what was found of CUDA: cards, driver, CUDA, CuPy; or why a GPU cannot be used."""
+    """Lines that tell what was found of CUDA: cards, driver, CUDA, CuPy, cuDNN; or why a GPU cannot be used."""
+    from caffelite.backend import cudnn
+
     try:
         cupy = _import_cupy()
     except BackendError as e:
@@ -73,6 +99,8 @@ def describe_gpus() -> list[str]:
             f"GPU {i}: {p['name'].decode()}, compute capability {p['major']}.{p['minor']}, "
             f"{p['totalGlobalMem'] / 2**30:.1f} GiB"
         )
+    found = cudnn.library()
+    lines.append(f"cuDNN {found.version_name}: {found.path}" if found else "cuDNN: none; convolutions use im2col")
     return lines
 
 

@@ -78,7 +78,7 @@ class Convolution:
         if isinstance(dy, np.ndarray):
             kernels("convolution").convolution_backward_bias(dy.shape[0], dy.shape[1], math.prod(dy.shape[2:]), dy, db)
         else:
-            db += dy.sum(axis=(0, *range(2, dy.ndim)))
+            gpu_implementation().backward_bias(dy, db)
 
     def _check(self, x, w, y) -> None:
         expected = self.output_shape(x.shape, w.shape)
@@ -88,7 +88,9 @@ class Convolution:
 
 def implementation(convolution: Convolution, x, w):
     """The way to convolve such arrays: where a backend for a machine is chosen."""
-    if not isinstance(x, np.ndarray) or x.ndim > 4:
+    if not isinstance(x, np.ndarray):
+        return gpu_implementation()
+    if x.ndim > 4:
         return Im2col
     if w.shape[1] == 1 and convolution.groups == x.shape[1] > 1:
         return Depthwise
@@ -96,6 +98,13 @@ def implementation(convolution: Convolution, x, w):
     if plain and w.shape[2:] in ((3, 3), (5, 5)) and min(w.shape[0] // convolution.groups, w.shape[1]) >= 16:
         return Winograd
     return ImplicitGemm
+
+
+def gpu_implementation():
+    """The way to convolve on a GPU: cuDNN where it is installed."""
+    from caffelite.backend import cudnn, cudnn_convolution
+
+    return cudnn_convolution.Cudnn if cudnn.library() else Im2col
 
 
 class ImplicitGemm:
@@ -178,27 +187,32 @@ class Im2col:
             for group in groups:
                 gemm(out[group], columns[group], kernel[group], transpose_b=True, accumulate=True)
 
+    @staticmethod
+    def backward_bias(dy, db) -> None:
+        db += dy.sum(axis=(0, *range(2, dy.ndim)))
+
 
 def _geometry(convolution: Convolution, x, w, y) -> np.ndarray:
     """The struct Geometry of kernels/convolution.cc; one axis is two, the first of which has one row."""
     c = convolution
-    head = [*x.shape[:2], *_lift(x.shape[2:], 2), y.shape[1], c.groups]
-    return np.array([*head, *_sizes(c, w, 2), *_lift(y.shape[2:], 2)], np.int32)
+    head = [*x.shape[:2], *lift(x.shape[2:], 2), y.shape[1], c.groups]
+    return np.array([*head, *_sizes(c, w, 2), *lift(y.shape[2:], 2)], np.int32)
 
 
 def _columns(convolution: Convolution, x, w, y):
     """Room for one image's columns (groups, taps, pixels), and the sizes that the im2col kernels want."""
     columns = xp.empty((convolution.groups, math.prod(w.shape[1:]), math.prod(y.shape[2:])), np.float32)
-    return columns, (*_lift(x.shape[2:], AXES), *_sizes(convolution, w, AXES), *_lift(y.shape[2:], AXES))
+    return columns, (*lift(x.shape[2:], AXES), *_sizes(convolution, w, AXES), *lift(y.shape[2:], AXES))
 
 
 def _sizes(convolution: Convolution, w, axes: int) -> tuple[int, ...]:
     """Kernel, stride, pad and dilation for so many axes."""
     c = convolution
     return (
-        *_lift(w.shape[2:], axes), *_lift(c.stride, axes), *_lift(c.pad, axes, 0), *_lift(c.dilation, axes)
+        *lift(w.shape[2:], axes), *lift(c.stride, axes), *lift(c.pad, axes, 0), *lift(c.dilation, axes)
     )  # fmt: skip
 
 
-def _lift(values: Sequence[int], axes: int, fill: int = 1) -> tuple[int, ...]:
+def lift(values: Sequence[int], axes: int, fill: int = 1) -> tuple[int, ...]:
+    """The values behind as many `fill` as make one for each of `axes`."""
     return (fill,) * (axes - len(values)) + tuple(values)

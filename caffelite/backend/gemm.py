@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from caffelite import backend
 from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.errors import BackendError
+
+DEFAULT_MATH, TF32_MATH = 0, 3  # cublasMath_t
 
 
 def gemm(a, b, out, transpose_a: bool = False, transpose_b: bool = False, accumulate: bool = False) -> None:
@@ -25,8 +28,18 @@ def gemm(a, b, out, transpose_a: bool = False, transpose_b: bool = False, accumu
     if isinstance(out, np.ndarray):
         kernels("gemm").gemm(a, b, out, m, n, k, transpose_a, transpose_b, accumulate)
         return
-    a, b = a.T if transpose_a else a, b.T if transpose_b else b
-    if accumulate:
-        out += xp.matmul(a, b)
-    else:
-        xp.matmul(a, b, out=out)
+    _gemm_on_gpu(a, b, out, transpose_a, transpose_b, accumulate)
+
+
+def _gemm_on_gpu(a, b, out, transpose_a: bool, transpose_b: bool, accumulate: bool) -> None:
+    """The same by cuBLAS: float32 throughout, unless TF32 is allowed."""
+    from cupy import cublas
+
+    if not a.size or not b.size:  # a sum of no terms
+        if not accumulate:
+            out.fill(0)
+        return
+    mode = TF32_MATH if backend.tf32_allowed() else DEFAULT_MATH
+    xp.cuda.cublas.setMathMode(xp.cuda.device.get_cublas_handle(), mode)
+    operations = ("T" if transposed else "N" for transposed in (transpose_a, transpose_b))
+    cublas.gemm(*operations, a, b, out=out, beta=1.0 if accumulate else 0.0)

@@ -1,0 +1,238 @@
+"""Convolution by cuDNN over one to three axes, one plan for each shape."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Iterator
+from ctypes import byref, c_int, c_size_t, c_void_p
+from typing import NamedTuple
+
+from caffelite import backend
+from caffelite.backend import cudnn, xp
+from caffelite.backend.convolution import Convolution, Im2col, lift
+from caffelite.errors import BackendError
+
+LARGEST_WORKSPACE = 2**30
+PLANS = 4096  # images come in many shapes: the plans of so many are kept
+FORWARD, DATA, FILTER = "Forward", "BackwardData", "BackwardFilter"
+# algorithms that are deterministic and take any shape: IMPLICIT_PRECOMP_GEMM, ALGO_1, ALGO_1
+SAFE = {FORWARD: 1, DATA: 1, FILTER: 1}
+MOST_ALGORITHMS = 16
+_one, _zero = ctypes.c_float(1), ctypes.c_float(0)  # factors of float32 tensors are floats
+ONE, ZERO = ctypes.addressof(_one), ctypes.addressof(_zero)
+_local = threading.local()
+
+
+class Cudnn:
+    """The way of a GPU: what cuDNN cannot do goes through Im2col."""
+
+    @staticmethod
+    def forward(convolution: Convolution, x, w, bias, y) -> None:
+        if not y.size:
+            return
+        plan = _plan(convolution, x, w, y)
+        if not plan.run(FORWARD, x, w, y, ZERO):
+            Im2col.forward(convolution, x, w, None, y)
+        if bias is not None:
+            plan.add_bias(bias, y)
+
+    @staticmethod
+    def backward_data(convolution: Convolution, dy, w, dx) -> None:
+        if dx.size and not _plan(convolution, dx, w, dy).run(DATA, w, dy, dx, ZERO):
+            Im2col.backward_data(convolution, dy, w, dx)
+
+    @staticmethod
+    def backward_weight(convolution: Convolution, x, dy, dw) -> None:
+        if dy.size and not _plan(convolution, x, dw, dy).run(FILTER, x, dy, dw, ONE):
+            Im2col.backward_weight(convolution, x, dy, dw)
+
+    @staticmethod
+    def backward_bias(dy, db) -> None:
+        if dy.size:
+            context = _context()
+            source, target = (_tensor(context, shape) for shape in (_lifted(dy.shape), _bias_shape(dy)))
+            context.library.cudnnConvolutionBackwardBias(
+                context.handle(), ONE, source.value, dy.data.ptr, ONE, target.value, db.data.ptr
+            )
+
+
+class Context:
+    """A handle of cuDNN for one device and thread; it lives as long as the process."""
+
+    def __init__(self, device: int):
+        self.device = device
+        self.library = cudnn.library()
+        self._handle, self._stream = c_void_p(), None
+        self.library.cudnnCreate(byref(self._handle))
+        memory = xp.cuda.Device(device).mem_info[1]
+        self.workspace_limit = min(LARGEST_WORKSPACE, memory // 8)
+
+    def handle(self) -> c_void_p:
+        """The handle, on CuPy's current stream."""
+        stream = xp.cuda.get_current_stream().ptr
+        if stream != self._stream:
+            self.library.cudnnSetStream(self._handle, stream)
+            self._stream = stream
+        return self._handle
+
+
+class Algorithm(NamedTuple):
+    """One way to compute a product: cuDNN's number, its scratch memory in bytes, the math type it is used with."""
+
+    number: int
+    workspace: int
+    math: int
+
+
+class Plan:
+    """One convolution for one shape: its descriptors, and for each of its three products the algorithms to try."""
+
+    def __init__(self, context: Context, x_shape, w_shape, y_shape, pad, stride, dilation, groups: int):
+        library = self.library = context.library
+        self.context = context
+        self.x, self.y = _tensor(context, x_shape), _tensor(context, y_shape)
+        self.w = cudnn.filters(library, w_shape)
+        self.convolution = cudnn.Descriptor(library, "Convolution")
+        library.cudnnSetConvolutionNdDescriptor(
+            self.convolution.value,
+            len(pad),
+            *map(cudnn.integers, (pad, stride, dilation)),
+            cudnn.CROSS_CORRELATION,
+            cudnn.FLOAT,
+        )
+        library.cudnnSetConvolutionGroupCount(self.convolution.value, groups)
+        self.bias = _tensor(context, (1, y_shape[1], *(1,) * len(pad)))
+        self.algorithms: dict[tuple, list[Algorithm]] = {}
+
+    def output_shape(self, axes: int) -> tuple[int, ...]:
+        """(N, O, *spatial) of the output, as cuDNN has it."""
+        shape = (c_int * (axes + 2))()
+        self.library.cudnnGetConvolutionNdForwardOutputDim(
+            self.convolution.value, self.x.value, self.w.value, axes + 2, shape
+        )
+        return tuple(shape)
+
+    def run(self, kind: str, a, b, out, factor: int) -> bool:
+        """out = product(a, b) + factor * out; False where cuDNN has no algorithm for it."""
+        key = kind, backend.tf32_allowed(), backend.deterministic()
+        if key not in self.algorithms:
+            self.algorithms[key] = list(self._choose(*key, a, b, out))
+        algorithms, library = self.algorithms[key], self.library
+        first, second, third = self._order(kind)
+        while algorithms:
+            algorithm = algorithms[0]
+            library.cudnnSetConvolutionMathType(self.convolution.value, algorithm.math)
+            # back in CuPy's pool on return: what takes it next runs on the same stream, so after this
+            scratch = xp.cuda.alloc(algorithm.workspace) if algorithm.workspace else None
+            try:
+                getattr(library, f"cudnnConvolution{kind}")(
+                    self.context.handle(), ONE, first, a.data.ptr, second, b.data.ptr, self.convolution.value,
+                    algorithm.number, scratch.ptr if scratch else None, algorithm.workspace, factor, third,
+                    out.data.ptr,
+                )  # fmt: skip
+                return True
+            except cudnn.CudnnError as e:
+                if not e.unsupported:
+                    raise
+                algorithms.pop(0)
+        return False
+
+    def add_bias(self, bias, y) -> None:
+        """y += bias, one number per channel."""
+        self.library.cudnnAddTensor(
+            self.context.handle(), ONE, self.bias.value, bias.data.ptr, ONE, self.y.value, y.data.ptr
+        )
+
+    def _order(self, kind: str) -> tuple[c_void_p, c_void_p, c_void_p]:
+        """The descriptors of a product's two factors and of its result."""
+        x, w, y = self.x.value, self.w.value, self.y.value
+        return {FORWARD: (x, w, y), DATA: (w, y, x), FILTER: (x, y, w)}[kind]
+
+    def _choose(self, kind: str, tf32: bool, deterministic: bool, a, b, out) -> Iterator[Algorithm]:
+        """Algorithms that may be used, fastest first: by cuDNN's heuristics, or measured where bits may differ."""
+        library, descriptor = self.library, self.convolution.value
+        first, second, third = self._order(kind)
+        found, count = (cudnn.Performance * MOST_ALGORITHMS)(), c_int()
+        library.cudnnSetConvolutionMathType(descriptor, cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)
+        try:
+            if deterministic:
+                getattr(library, f"cudnnGetConvolution{kind}Algorithm_v7")(
+                    self.context.handle(), first, second, descriptor, third, MOST_ALGORITHMS, byref(count), found
+                )
+            else:
+                limit = self.context.workspace_limit
+                scratch, result = xp.cuda.alloc(limit), xp.empty_like(out)  # measuring overwrites the result
+                getattr(library, f"cudnnFindConvolution{kind}AlgorithmEx")(
+                    self.context.handle(), first, a.data.ptr, second, b.data.ptr, descriptor, third, result.data.ptr,
+                    MOST_ALGORITHMS, byref(count), found, scratch.ptr, limit,
+                )  # fmt: skip
+        except cudnn.CudnnError as e:
+            if not e.unsupported:
+                raise
+        for entry in found[: count.value]:
+            exact = entry.math in (cudnn.DEFAULT_MATH, cudnn.FMA_MATH)
+            if entry.status or (deterministic and entry.determinism != cudnn.DETERMINISTIC):
+                continue
+            if entry.math == cudnn.MATH_OF_HALVES or not (tf32 or exact):
+                continue
+            yield from self._usable(kind, entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH)
+        yield from self._usable(kind, SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)
+
+    def _usable(self, kind: str, number: int, math: int) -> Iterator[Algorithm]:
+        """The algorithm, if it supports this shape within the limit of scratch memory."""
+        first, second, third = self._order(kind)
+        size = c_size_t()
+        self.library.cudnnSetConvolutionMathType(self.convolution.value, math)
+        try:
+            getattr(self.library, f"cudnnGetConvolution{kind}WorkspaceSize")(
+                self.context.handle(), first, second, self.convolution.value, third, number, byref(size)
+            )
+        except cudnn.CudnnError as e:
+            if not e.unsupported:
+                raise
+            return
+        if size.value <= self.context.workspace_limit:
+            yield Algorithm(number, size.value, math)
+
+
+def _plan(convolution: Convolution, x, w, y) -> Plan:
+    c = convolution
+    axes = max(2, len(c.pad))
+    return _cached_plan(
+        _context(), _lifted(x.shape), _lifted(w.shape), _lifted(y.shape), lift(c.pad, axes, 0), lift(c.stride, axes),
+        lift(c.dilation, axes), c.groups,
+    )  # fmt: skip
+
+
+@functools.lru_cache(PLANS)
+def _cached_plan(context: Context, x_shape, w_shape, y_shape, pad, stride, dilation, groups: int) -> Plan:
+    plan = Plan(context, x_shape, w_shape, y_shape, pad, stride, dilation, groups)
+    shape = plan.output_shape(len(pad))
+    if shape != y_shape:
+        raise BackendError(f"cuDNN {context.library.version_name} gives an output {shape}, expected {y_shape}")
+    return plan
+
+
+@functools.lru_cache(PLANS)
+def _tensor(context: Context, shape: tuple[int, ...]) -> cudnn.Descriptor:
+    return cudnn.tensor(context.library, shape)
+
+
+def _context() -> Context:
+    """The context of the current device and thread."""
+    device = xp.cuda.runtime.getDevice()
+    contexts = _local.__dict__.setdefault("contexts", {})
+    if device not in contexts:
+        contexts[device] = Context(device)
+    return contexts[device]
+
+
+def _lifted(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape with at least two spatial axes, as cuDNN wants it."""
+    return (*shape[:2], *lift(shape[2:], max(2, len(shape) - 2)))
+
+
+def _bias_shape(dy) -> tuple[int, ...]:
+    return (1, dy.shape[1], *(1,) * max(2, dy.ndim - 2))
