@@ -71,7 +71,8 @@ class Convolution:
     def backward_weight(self, x, dy, dw) -> None:
         """dw += the gradient to w of sum(dy * y)."""
         self._check(x, dw, dy)
-        implementation(self, x, dw).backward_weight(self, x, dy, dw)
+        if dy.size:
+            implementation(self, x, dw).backward_weight(self, x, dy, dw)
 
     def backward_bias(self, dy, db) -> None:
         """db += the gradient to the bias: dy summed over images and pixels."""

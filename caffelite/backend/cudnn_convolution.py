@@ -45,7 +45,7 @@ class Cudnn:
 
     @staticmethod
     def backward_weight(convolution: Convolution, x, dy, dw) -> None:
-        if dy.size and not _plan(convolution, x, dw, dy).run(FILTER, x, dy, dw, ONE):
+        if not _plan(convolution, x, dw, dy).run(FILTER, x, dy, dw, ONE):
             Im2col.backward_weight(convolution, x, dy, dw)
 
     @staticmethod

@@ -19,36 +19,11 @@ __all__ = ["RawModule", "cublas", "cuda", "ndarray"]
 __version__ = "0 (stand-in)"
 
 GARBAGE = 0xA5
-OPERATORS = [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "and",
-    "or",
-    "xor",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "eq",
-    "ne",
-    "radd",
-    "rsub",
-    "rmul",
-    "rtruediv",
-    "rfloordiv",
-    "rpow",
-    "rand",
-    "ror",
-    "neg",
-    "abs",
-    "invert",
-]
-IN_PLACE = ["iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor"]
+OPERATORS = (
+    "add sub mul truediv floordiv mod pow and or xor lt le gt ge eq ne radd rsub rmul rtruediv rfloordiv rpow rand ror "
+    "neg abs invert"
+)
+IN_PLACE = "iadd isub imul itruediv iand ior ixor"
 METHODS = "all any argmax argmin argsort astype copy max mean min prod ravel repeat reshape squeeze sum transpose"
 ELEMENTWISE = (
     "abs absolute add ceil divide exp expm1 fabs floor isfinite isnan log log1p logical_and logical_not logical_or "
@@ -208,9 +183,9 @@ def _method(name):
     return call
 
 
-for _name in OPERATORS:
+for _name in OPERATORS.split():
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
-for _name in IN_PLACE:
+for _name in IN_PLACE.split():
     setattr(ndarray, f"__{_name}__", _in_place(f"__{_name}__"))
 for _name in METHODS.split():
     setattr(ndarray, _name, _method(_name))

@@ -1,0 +1,141 @@
+"""Convolution by cuDNN, against the CPU's: on the stand-ins for CuPy and libcudnn, whose calls are looked at."""
+
+import numpy as np
+import pytest
+
+from caffelite import backend
+from caffelite.backend.convolution import Convolution
+from caffelite.backend.cudnn_convolution import Cudnn
+from caffelite.errors import BackendError
+from tests.stand_in.fixtures import cudnn_file, cudnn_notes, stand_in_gpu  # noqa: F401
+
+# x, kernel, outputs, pad, stride, dilation, groups
+SHAPES = {
+    "3x3": ((2, 4, 8, 9), (3, 3), 6, (1, 1), (1, 1), (1, 1), 1),
+    "strided": ((2, 3, 13, 12), (5, 3), 4, (2, 0), (2, 3), (1, 1), 1),
+    "grouped": ((1, 4, 7, 8), (3, 3), 6, (1, 1), (1, 1), (1, 1), 2),
+    "depthwise": ((1, 4, 7, 8), (3, 3), 4, (1, 1), (2, 2), (1, 1), 4),
+    "dilated": ((1, 2, 14, 13), (3, 3), 3, (2, 6), (1, 1), (2, 6), 1),
+    "1x1": ((3, 4, 1, 1), (1, 1), 5, (0, 0), (1, 1), (1, 1), 1),
+    "one axis": ((2, 3, 11), (3,), 4, (1,), (2,), (2,), 1),
+    "three axes": ((1, 2, 5, 6, 4), (3, 2, 3), 4, (1, 0, 2), (1, 2, 1), (1, 1, 2), 2),
+    "no image": ((0, 4, 8, 9), (3, 3), 6, (1, 1), (1, 1), (1, 1), 1),
+}
+
+
+def arrays(shape: str):
+    x_shape, kernel, outputs, pad, stride, dilation, groups = SHAPES[shape]
+    rng = np.random.default_rng(5)
+    convolution = Convolution(pad, stride, dilation, groups)
+    w = rng.standard_normal((outputs, x_shape[1] // groups, *kernel)).astype(np.float32)
+    x = rng.standard_normal(x_shape).astype(np.float32)
+    dy = rng.standard_normal(convolution.output_shape(x_shape, w.shape)).astype(np.float32)
+    return convolution, x, w, rng.standard_normal(outputs).astype(np.float32), dy
+
+
+def products(convolution, x, w, bias, dy, xp) -> list:
+    """All four products; those that add start from ones."""
+    y, dx, dw, db = xp.empty_like(dy), xp.empty_like(x), xp.ones_like(w), xp.ones_like(bias)
+    convolution.forward(x, w, bias, y)
+    convolution.backward_data(dy, w, dx)
+    convolution.backward_weight(x, dy, dw)
+    convolution.backward_bias(dy, db)
+    return [y, dx, dw, db]
+
+
+def on_both(shape: str, cupy):
+    convolution, *values = arrays(shape)
+    on_gpu = products(convolution, *map(cupy.asarray, values), cupy)
+    backend.set_mode_cpu()
+    on_cpu = products(convolution, *values, np)
+    backend.set_mode_gpu()
+    return on_cpu, [array.get() for array in on_gpu]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_are_the_cpus(stand_in_gpu, shape):  # noqa: F811
+    for expected, actual in zip(*on_both(shape, stand_in_gpu)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heuristics_choose_exact_deterministic_algorithms(cudnn_notes, stand_in_gpu):  # noqa: F811
+    on_both("3x3", stand_in_gpu)
+    assert cudnn_notes() == [
+        "stream 0",
+        "heuristics forward math=3",
+        # asked for the workspace of 5 (too much) and 4 (refused); 3 is refused when run
+        "forward algorithm=3 math=3 workspace=64 beta=0",
+        "forward algorithm=1 math=3 workspace=256 beta=0",
+        "add bias",
+        "heuristics data math=3",
+        "data algorithm=3 math=3 workspace=64 beta=0",
+        "data algorithm=1 math=3 workspace=256 beta=0",
+        "heuristics filter math=3",
+        "filter algorithm=3 math=3 workspace=64 beta=1",
+        "filter algorithm=1 math=3 workspace=256 beta=1",
+        "bias gradient beta=1",
+    ]
+
+
+def test_a_plan_is_made_once_per_shape(cudnn_notes, stand_in_gpu):  # noqa: F811
+    on_both("3x3", stand_in_gpu)
+    cudnn_notes()
+    on_both("3x3", stand_in_gpu)
+    assert cudnn_notes() == [
+        "forward algorithm=1 math=3 workspace=256 beta=0",
+        "add bias",
+        "data algorithm=1 math=3 workspace=256 beta=0",
+        "filter algorithm=1 math=3 workspace=256 beta=1",
+        "bias gradient beta=1",
+    ]
+
+
+def test_tf32_is_used_where_allowed(cudnn_notes, stand_in_gpu):  # noqa: F811
+    backend.allow_tf32()
+    on_both("3x3", stand_in_gpu)
+    notes = cudnn_notes()
+    assert notes[1:3] == ["heuristics forward math=0", "forward algorithm=6 math=1 workspace=192 beta=0"]
+    backend.allow_tf32(False)
+    on_both("3x3", stand_in_gpu)
+    assert "forward algorithm=1 math=3 workspace=256 beta=0" in cudnn_notes()
+
+
+def test_measured_where_determinism_is_off(cudnn_notes, stand_in_gpu):  # noqa: F811
+    backend.set_deterministic(False)
+    expected, actual = on_both("grouped", stand_in_gpu)
+    for a, b in zip(expected, actual):  # measuring must not touch what is added to
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+    notes = cudnn_notes()
+    assert [line for line in notes if "heuristics" in line] == []
+    assert notes[1:3] == ["measured forward math=3", "forward algorithm=0 math=3 workspace=128 beta=0"]
+    assert "filter algorithm=0 math=3 workspace=128 beta=1" in notes
+
+
+@pytest.mark.parametrize("shape", ["grouped", "three axes"])
+def test_what_cudnn_cannot_do_goes_through_im2col(cudnn_notes, stand_in_gpu, shape):  # noqa: F811
+    cudnn_notes.refuse_all()
+    for expected, actual in zip(*on_both(shape, stand_in_gpu)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    assert not [line for line in cudnn_notes() if "algorithm" in line]
+
+
+def test_each_device_has_its_own_handle_and_plans(cudnn_notes, stand_in_gpu):  # noqa: F811
+    on_both("3x3", stand_in_gpu)
+    cudnn_notes()
+    backend.set_device(1)
+    on_both("3x3", stand_in_gpu)
+    assert "heuristics forward math=3" in cudnn_notes()
+
+
+def test_the_handle_follows_the_current_stream(cudnn_notes, stand_in_gpu, monkeypatch):  # noqa: F811
+    on_both("3x3", stand_in_gpu)
+    cudnn_notes()
+    monkeypatch.setattr(stand_in_gpu.cuda.Stream, "ptr", 77)
+    on_both("3x3", stand_in_gpu)
+    assert [line for line in cudnn_notes() if line.startswith("stream")] == ["stream 77"]
+
+
+def test_another_error_than_unsupported_is_raised(stand_in_gpu):  # noqa: F811
+    x, w, y = (stand_in_gpu.ones(shape, np.float32) for shape in ((1, 5, 4, 4), (3, 2, 3, 3), (1, 3, 2, 2)))
+    with pytest.raises(BackendError, match=r"STAND_IN_ERROR \(2000\): as the test wants it"):
+        Cudnn.forward(Convolution((0, 0), (1, 1), (1, 1)), x, w, None, y)
