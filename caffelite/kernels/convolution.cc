@@ -45,7 +45,7 @@ struct Planes { /* `channels` planes of an image */
 thread_local Scratch weight_memory, panel_memory, strip_memory, sum_memory, line_memory;
 
 /* to (taps x n, at a pitch) = what the output pixels [first, first + n) see of the planes */
-void gather(const Planes& x, const Axis& rows, const Axis& columns, int first, int n, float* to, long pitch) {
+APART void gather(const Planes& x, const Axis& rows, const Axis& columns, int first, int n, float* to, long pitch) {
   const int kernel_h = rows.offsets.size(), kernel_w = columns.offsets.size();
   const int step = columns.step, reach = kernel_w ? columns.offsets.back() - columns.offsets[0] : 0;
   const int phase = n + reach / step + 2 * LANES;
@@ -100,8 +100,8 @@ void correlate(int images, int groups, Image x, const float* w, const float* bia
         const int u = p * WIDTH, n = min((int)WIDTH, pixels - u);
         float* panel = panel_memory.get((size_t)min(together, x.channels) * max(taps, 1) * WIDTH);
         float* out = first + (y(image, group, groups) - y.at);
-        Target target = {out + u, y.plane, 1, false, nullptr};
-        if (!dense) target = {sum_memory.get((size_t)y.channels * WIDTH), WIDTH, 1, false, nullptr};
+        Target target = {out + u, y.plane, false, nullptr};
+        if (!dense) target = {sum_memory.get((size_t)y.channels * WIDTH), WIDTH, false, nullptr};
         for (int c = 0; c < x.channels; c += together) {
           const Planes planes = {x(image, group, groups) + c * x.plane, x.plane, min(together, x.channels - c)};
           gather(planes, rows, columns, u, n, panel, WIDTH);
@@ -187,7 +187,7 @@ KERNEL(convolution_backward_weight)(const int* geometry, const float* x, const f
             const int wide = min((int)WIDTH, outputs - o);
             transpose(top(image, group, g.groups) + o * top.plane + u, top.plane, wide, n, panel, WIDTH);
             multiply(strips, chunk, channels * kernel, panel, WIDTH, n, wide,
-                     {sum + o, outputs, 1, step > begin, nullptr});
+                     {sum + o, outputs, step > begin, nullptr});
           }
         }
       }

@@ -13,6 +13,12 @@ struct Matrix { /* element (i, j) lies at at[i * row + j * column] */
   Matrix transposed() const { return {at, column, row}; }
 };
 
+struct Product { /* element (i, j) goes to at[i * row + j * column], or is added there */
+  float* at;
+  long row, column;
+  bool add;
+};
+
 enum {
   GROUP = 16 * ROWS,   /* rows of a task: its strips stay in the second-level cache */
   FEW = 4 * GROUP,     /* rows that all threads can go through: they stay in the last-level cache */
@@ -24,7 +30,7 @@ enum {
 
 /* `together` products of a, k long, with rows of b: several streams from memory at once */
 template <int together>
-void dot(const float* a, const float* b, long b_row, int k, Target t) {
+void dot(const float* a, const float* b, long b_row, int k, Product t) {
   vec sum[together][2];
   float total[together];
   for (int r = 0; r < together; ++r) sum[r][0] = sum[r][1] = vec{}, total[r] = 0;
@@ -42,21 +48,21 @@ void dot(const float* a, const float* b, long b_row, int k, Target t) {
 }
 
 /* s (m x k) times v, whose columns are contiguous */
-void product_by_dots(Matrix s, Matrix v, Target t, int m, int n, int k, bool parallel) {
+void product_by_dots(Matrix s, Matrix v, Product t, int m, int n, int k, bool parallel) {
 #pragma omp parallel for if (parallel)
   for (int j = 0; j < n; j += 4)
     for (int i = 0; i < m; ++i) {
-      const Target to = {t.at + i * t.row + j * t.column, t.row, t.column, t.add, nullptr};
+      const Product to = {t.at + i * t.row + j * t.column, t.row, t.column, t.add};
       if (j + 4 <= n)
         dot<4>(s(i, 0), v(0, j), v.column, k, to);
       else
         for (int c = j; c < n; ++c)
-          dot<1>(s(i, 0), v(0, c), v.column, k, {to.at + (c - j) * t.column, t.row, t.column, t.add, nullptr});
+          dot<1>(s(i, 0), v(0, c), v.column, k, {to.at + (c - j) * t.column, t.row, t.column, t.add});
     }
 }
 
 /* s (m x k) times v, whose rows are contiguous: reads v as it lies */
-void product_by_stripes(Matrix s, Matrix v, Target t, int m, int n, int k, bool parallel) {
+void product_by_stripes(Matrix s, Matrix v, Product t, int m, int n, int k, bool parallel) {
   enum { STRIPE = 2048, TOGETHER = 8 };
 #pragma omp parallel for if (parallel)
   for (int j = 0; j < n; j += STRIPE) {
@@ -108,8 +114,8 @@ Matrix strips(Matrix s, int rows, int k) {
 }
 
 /* Few rows: a thread takes some columns, and packs them for itself. */
-void product_by_columns(Matrix s, Matrix v, Target target, int m, int n, int k, bool parallel) {
-  const int across = n < 32 * WIDTH ? WIDTH : ACROSS;
+void product_by_columns(Matrix s, Matrix v, Product target, int m, int n, int k, bool parallel) {
+  const int across = n < 32 * WIDTH ? (int)WIDTH : (int)ACROSS;
 #pragma omp parallel for schedule(dynamic) if (parallel)
   for (int j = 0; j < n; j += across) {
     const int wide = min(across, n - j);
@@ -121,13 +127,13 @@ void product_by_columns(Matrix s, Matrix v, Target target, int m, int n, int k, 
       const Matrix strip = strips({s(0, i), s.row, s.column}, m, deep);
       for (int c = 0; c < wide; c += WIDTH, panel += distance)
         multiply(strip.at, strip.row, m, panel, WIDTH, deep, min((int)WIDTH, wide - c),
-                 {target.at + j + c, target.row, 1, target.add || i > 0, nullptr});
+                 {target.at + j + c, target.row, target.add || i > 0, nullptr});
     }
   }
 }
 
 /* Many rows: the columns are packed once for all threads, and a thread takes some rows. */
-void product_by_rows(Matrix s, Matrix v, Target target, int m, int n, int k, bool parallel) {
+void product_by_rows(Matrix s, Matrix v, Product target, int m, int n, int k, bool parallel) {
   const int inner = min(k, (int)INNER), across = max(1, (int)PACKED / inner / WIDTH) * WIDTH;
   const int group = m < 8 * GROUP ? 2 * ROWS : GROUP;
   const bool turned = target.column != 1; /* then sums are kept, and written once */
@@ -143,15 +149,15 @@ void product_by_rows(Matrix s, Matrix v, Target target, int m, int n, int k, boo
 #pragma omp for schedule(dynamic)
       for (int r = 0; r < m; r += group) {
         const int rows = min(group, m - r);
-        Target to = {target.at + r * target.row + j0, target.row, 1, false, nullptr};
-        if (turned) to = {sum_memory.get((size_t)GROUP * across), across, 1, false, nullptr};
+        Target to = {target.at + r * target.row + j0, target.row, false, nullptr};
+        if (turned) to = {sum_memory.get((size_t)GROUP * across), across, false, nullptr};
         for (int i = 0; i < deep; i += CHUNK) {
           const int chunk = min((int)CHUNK, deep - i);
           const Matrix strip = strips({s(r, k0 + i), s.row, s.column}, rows, chunk);
           for (int c = 0; c < wide; c += WIDTH)
             multiply(strip.at, strip.row, rows, packed + c / WIDTH * distance + (long)i * WIDTH, WIDTH, chunk,
                      min((int)WIDTH, wide - c),
-                     {to.at + c, to.row, 1, i > 0 || (!turned && (target.add || k0 > 0)), nullptr});
+                     {to.at + c, to.row, i > 0 || (!turned && (target.add || k0 > 0)), nullptr});
         }
         if (turned)
           transpose(to.at, to.row, rows, wide, target.at + r + j0 * target.column, target.column,
@@ -168,7 +174,7 @@ KERNEL(gemm)(const float* a, const float* b, float* out, int m, int n, const int
   if (!m || !n || !k) return;
   Matrix s = transpose_a && m > 1 ? Matrix{a, 1, m} : Matrix{a, k, 1};
   Matrix v = transpose_b || n == 1 ? Matrix{b, 1, k} : Matrix{b, n, 1};
-  Target target = {out, n, 1, accumulate != 0, nullptr};
+  Product target = {out, n, 1, accumulate != 0};
   /* the vectors run over n, unless they would have to be turned and the strips, or fewer numbers, would not */
   if (v.column != 1 ? s.column != 1 || m < n : s.column != 1 && n < LANES && n < m) {
     const Matrix turned = s.transposed();

@@ -11,17 +11,17 @@ enum {
   CHUNK = 512 /* sums are cut here: a panel of CHUNK x WIDTH stays in the second-level cache */
 };
 
-/* Where a block of sums goes: element (r, c) lies at at[r * row + c * column]. */
+/* Where a block of sums goes: element (r, c) lies at at[r * row + c]. */
 struct Target {
   float* at;
-  long row, column;
+  long row;
   bool add;          /* to what is there */
   const float* bias; /* per row, or null */
 };
 
 /* target (+)= s v (+ bias), s: `rows` rows of k numbers, v: k rows of n <= vectors * LANES numbers at a pitch */
 template <int rows, int vectors>
-static void block(const float* s, long s_row, const float* v, long pitch, int k, int n, const Target& t) {
+APART void block(const float* s, long s_row, const float* v, long pitch, int k, int n, const Target& t) {
   const float* row[rows];
   for (int r = 0; r < rows; ++r) row[r] = s + r * s_row;
   vec sum[rows][vectors];
@@ -44,7 +44,7 @@ static void block(const float* s, long s_row, const float* v, long pitch, int k,
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
       for (int q = 0; q < vectors; ++q) sum[r][q] += t.bias[r];
-  if (t.column == 1 && n == vectors * LANES) {
+  if (n == vectors * LANES) {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
@@ -61,32 +61,31 @@ static void block(const float* s, long s_row, const float* v, long pitch, int k,
     for (int q = 0; q < vectors; ++q) store(line + q * LANES, sum[r][q]);
     float* p = t.at + r * t.row;
     if (t.add)
-      for (int c = 0; c < n; ++c) p[c * t.column] += line[c];
+      for (int c = 0; c < n; ++c) p[c] += line[c];
     else
-      for (int c = 0; c < n; ++c) p[c * t.column] = line[c];
+      for (int c = 0; c < n; ++c) p[c] = line[c];
   }
 }
 
 template <int rows>
 static void block_of_rows(const float* s, long s_row, const float* v, long pitch, int k, int n, const Target& t) {
-  switch ((n + LANES - 1) / LANES) {
-    case 1: return block<rows, 1>(s, s_row, v, pitch, k, n, t);
-    case 2: return block<rows, 2>(s, s_row, v, pitch, k, n, t);
-#if defined(__AVX512F__) || defined(__aarch64__)
-    case 3: return block<rows, 3>(s, s_row, v, pitch, k, n, t);
-    case 4: return block<rows, 4>(s, s_row, v, pitch, k, n, t);
-#endif
-  }
+  if (n <= LANES)
+    block<rows, 1>(s, s_row, v, pitch, k, n, t);
+  else if (n <= 2 * LANES || VECTORS == 2)
+    block<rows, 2>(s, s_row, v, pitch, k, n, t);
+  else
+    block<rows, VECTORS>(s, s_row, v, pitch, k, n, t);
 }
 
-/* The same for any number of rows: one panel v against all of s. */
-static void multiply(const float* s, long s_row, int rows, const float* v, long pitch, int k, int n, Target t) {
-  for (; rows > 0; rows -= ROWS, s += ROWS * s_row, t.at += ROWS * t.row, t.bias += t.bias ? ROWS : 0) switch (rows) {
+/* The same for any number of rows: one panel v against all of s.  All WIDTH columns of v may be read, whatever n is. */
+APART void multiply(const float* s, long s_row, int rows, const float* v, long pitch, int k, int n, Target t) {
+  for (int done; rows > 0; rows -= done, s += done * s_row, t.at += done * t.row, t.bias += t.bias ? done : 0) {
+    done = rows >= ROWS ? (int)ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+    switch (done) {
       case 1: block_of_rows<1>(s, s_row, v, pitch, k, n, t); break;
       case 2: block_of_rows<2>(s, s_row, v, pitch, k, n, t); break;
-      case 3: block_of_rows<3>(s, s_row, v, pitch, k, n, t); break;
       case 4: block_of_rows<4>(s, s_row, v, pitch, k, n, t); break;
-      case 5: block_of_rows<5>(s, s_row, v, pitch, k, n, t); break;
       default: block_of_rows<ROWS>(s, s_row, v, pitch, k, n, t);
     }
+  }
 }

@@ -14,6 +14,9 @@ enum {
   LANES = VECTOR_BYTES / 4,
   LINE = 16 /* floats of a cache line */
 };
+/* compiled once, not into each caller: these are long */
+#define APART static __attribute__((noinline))
+
 typedef float vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
 
 DEVICE vec load(const float* p) { return *(const vec*)p; }
@@ -161,7 +164,7 @@ static void read_row(const float* row, int width, int x, int n, float* to) {
 }
 
 /* to (columns x rows) = (or +=) from (rows x columns) transposed */
-static void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row, bool add = false) {
+APART void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row, bool add = false) {
   for (int r = 0; r < rows; r += LANES)
     for (int c = 0; c < columns; c += LANES) {
       const float* f = from + r * from_row + c;

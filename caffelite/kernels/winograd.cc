@@ -223,7 +223,7 @@ void correlate(int images, int groups, int channels, int outputs, const float* x
       const int row = down * g.rows, rows = min(g.rows, tiles_y - row);
       const int column = across * g.length, length = min(g.length, tiles_x - column);
       const int tiles = (rows * length + LANES - 1) / LANES * LANES;
-      float* points = point_memory.get(PAIRS * distance + LANES);
+      float* points = point_memory.get(PAIRS * distance + WIDTH);
       const float* xg = x + ((long)image * groups + group) * channels * height * width;
       float* yg = y + ((long)image * groups + group) * outputs * out_h * out_w;
 #pragma omp parallel for schedule(static)
@@ -240,7 +240,7 @@ void correlate(int images, int groups, int channels, int outputs, const float* x
             for (int t = 0; t < tiles; t += WIDTH)
               multiply(kernel + ((long)strip * PAIRS + pair) * STRIP * channels + c, channels, strip_rows,
                        points + pair * distance + c * pitch + t, pitch, min((int)CHUNK, channels - c),
-                       min((int)WIDTH, tiles - t), {sums + pair * out_distance + t, pitch, 1, c > 0, nullptr});
+                       min((int)WIDTH, tiles - t), {sums + pair * out_distance + t, pitch, c > 0, nullptr});
         for (int o = 0; o < strip_rows; ++o)
           for (int r = 0; r < rows; ++r)
             collect_tiles<M>(sums + o * pitch + r * length, out_distance, bias ? bias[group * outputs + first + o] : 0.0f,
@@ -310,7 +310,7 @@ void backward_weight(int images, int groups, int channels, int outputs, const fl
           float* panel = panel_memory.get(CHUNK * WIDTH);
           transpose(points + pair * distance + c * pitch + t, pitch, wide, deep, panel, WIDTH);
           multiply(out_points + pair * out_distance + t, pitch, outputs, panel, WIDTH, deep, wide,
-                   {sums + (long)pair * outputs * channels + c, channels, 1, first + t > 0, nullptr});
+                   {sums + (long)pair * outputs * channels + c, channels, first + t > 0, nullptr});
         }
       }
     }
