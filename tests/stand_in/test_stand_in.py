@@ -1,0 +1,105 @@
+"""The stand-in for CuPy offers nothing that CuPy lacks, and is as strict."""
+
+import ast
+import subprocess
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.stand_in.fixtures import cudnn_file, stand_in_gpu  # noqa: F401
+
+SOURCES = Path(__file__).resolve().parents[2]
+FUNCTIONS = """array asarray ascontiguousarray asnumpy empty empty_like matmul get_default_memory_pool RawModule
+    cublas.gemm cuda.Device.use cuda.Device.synchronize cuda.Device.mem_info cuda.Stream.synchronize cuda.alloc
+    cuda.get_current_stream cuda.cublas.setMathMode cuda.device.get_cublas_handle cuda.memory.OutOfMemoryError"""
+ATTRIBUTES = "dtype shape size ndim nbytes strides itemsize flags data T get set fill item"
+
+
+def names_on(module: str) -> set[str]:
+    """Attributes that the engine takes from a module by this name, with their dots."""
+    found = set()
+    for path in [*SOURCES.glob("caffelite/**/*.py"), *SOURCES.glob("lib/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts, inner = [], node
+            while isinstance(inner, ast.Attribute):
+                parts.insert(0, inner.attr)
+                inner = inner.value
+            if parts and isinstance(inner, ast.Name) and inner.id == module:
+                found.add(".".join(parts))
+    return found
+
+
+def reached(root, name: str) -> bool:
+    for part in name.split("."):
+        if not hasattr(root, part):
+            return False
+        root = getattr(root, part)
+    return True
+
+
+def test_what_the_engine_uses_is_offered(stand_in_gpu):  # noqa: F811
+    used = names_on("xp") | names_on("cupy")
+    assert len(used) > 20
+    assert [name for name in sorted(used) if not reached(stand_in_gpu, name)] == []
+
+
+def test_cupy_has_all_that_is_offered(stand_in_gpu):  # noqa: F811
+    path = [folder for folder in sys.path if "stand_in" not in folder]
+    if PathFinder.find_spec("cupy", path) is None:
+        pytest.skip("needs CuPy, but no GPU: pip install cupy-cuda13x")
+    text = stand_in_gpu
+    lists = (text.ELEMENTWISE, text.OTHERS, text.CREATION, text.DTYPES, text.CONSTANTS, FUNCTIONS)
+    names = [*" ".join(lists).split(), *(f"cuda.runtime.{name}" for name in vars(text.cuda.runtime))]
+    operators = " ".join((text.OPERATORS, text.IN_PLACE)).split()
+    methods = [*" ".join((text.METHODS, ATTRIBUTES)).split(), *(f"__{name}__" for name in operators)]
+    script = f"""
+import cupy
+names = {names!r}
+try:
+    import cupy.cublas
+except ImportError:  # it is a library of its own
+    names = [name for name in names if "cublas" not in name]
+def lacks(root, name):
+    for part in name.split("."):
+        if not hasattr(root, part): return True
+        root = getattr(root, part)
+for name in names:
+    if lacks(cupy, name): print(name)
+for name in {methods!r}:
+    if lacks(cupy.ndarray, name): print("ndarray." + name)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONPATH": ":".join(path)}
+    )
+    assert (run.stdout, run.returncode) == ("", 0), run.stderr
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda host, device: host + device,
+        lambda host, device: device * host,
+        lambda host, device: np.asarray(device),
+        lambda host, device: np.sum(device),
+        lambda host, device: np.copyto(host, device),
+        lambda host, device: host.__setitem__(slice(None), device),
+        lambda host, device: device.__setitem__(slice(None), host),
+        lambda host, device: device.__iadd__(host),
+        lambda host, device: device.set(host.astype(np.float64)),
+    ],
+)
+def test_host_and_device_do_not_mix(stand_in_gpu, mix):  # noqa: F811
+    with pytest.raises((TypeError, ValueError)):
+        mix(np.ones(3, np.float32), stand_in_gpu.ones(3, np.float32))
+
+
+def test_reductions_stay_on_the_device(stand_in_gpu):  # noqa: F811
+    total = stand_in_gpu.ones(3, np.float32).sum(dtype=np.float64)
+    assert isinstance(total, stand_in_gpu.ndarray) and total.dtype == np.float64 and float(total) == 3
+
+
+def test_new_memory_is_garbage(stand_in_gpu):  # noqa: F811
+    assert stand_in_gpu.empty(3, np.uint8).get().tolist() == [stand_in_gpu.GARBAGE] * 3
