@@ -25,11 +25,11 @@ def draw_digit(digit: int, generator: np.random.Generator) -> np.ndarray:
     large = np.zeros((64, 64), np.uint8)
     (width, height), _ = cv2.getTextSize(str(digit), font, 1.5, thickness)
     cv2.putText(large, str(digit), (32 - width // 2, 32 + height // 2), font, 1.5, 255, thickness, cv2.LINE_AA)
-    angle, shear = generator.uniform(-0.3, 0.3), generator.uniform(-0.3, 0.3)
-    scale = generator.uniform(0.7, 1.05, 2) * SIDE / 42
+    angle, shear = generator.uniform(-0.2, 0.2), generator.uniform(-0.2, 0.2)
+    scale = generator.uniform(0.8, 1.1, 2) * SIDE / 42
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = turn @ np.array([[1, shear], [0, 1]]) @ np.diag(scale)
-    shift = SIDE / 2 + generator.uniform(-2.5, 2.5, 2) - linear @ [32, 32]
+    shift = SIDE / 2 + generator.uniform(-2, 2, 2) - linear @ [32, 32]
     large = cv2.GaussianBlur(large, (0, 0), generator.uniform(0.7, 1.7))
     image = cv2.warpAffine(large, np.column_stack([linear, shift]), (SIDE, SIDE), flags=cv2.INTER_LINEAR)
     noisy = image * generator.uniform(0.6, 1) + generator.normal(0, generator.uniform(0, 20), image.shape)

@@ -54,6 +54,7 @@ class Transform:
         )
         return mean.reshape(mean.shape[-3:]).astype(np.float32, copy=False)
 
+    @np.errstate(invalid="ignore", over="ignore")  # records of floats may hold anything
     def __call__(self, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, tuple, bool]:
         """The transformed image, the crop (xmin, ymin, xmax, ymax as fractions), and whether it is mirrored."""
         p = self.param
