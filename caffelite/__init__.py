@@ -3,7 +3,7 @@
 import sys
 
 from caffelite import io, net_spec, proto
-from caffelite.backend import set_device, set_mode_cpu, set_mode_gpu
+from caffelite.backend import allow_tf32, set_deterministic, set_device, set_mode_cpu, set_mode_gpu
 from caffelite.backend.kernels import set_threads
 from caffelite.backend.random import set_random_seed
 from caffelite.blob import Blob
@@ -44,6 +44,7 @@ __all__ = [
     "RMSPropSolver",
     "SGDSolver",
     "Solver",
+    "allow_tf32",
     "get_solver",
     "install_as_caffe",
     "io",
@@ -53,6 +54,7 @@ __all__ = [
     "params",
     "proto",
     "register",
+    "set_deterministic",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",

@@ -31,13 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         kernels.set_threads(getattr(options, "threads", 0))
-        _select_device(getattr(options, "gpu", None))
+        _select_device(options)
         return options.run(options) or 0
     except CaffeliteError as e:
         print(f"caffelite: {e}", file=sys.stderr)
         return 1
     except OSError as e:
         print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
+        return 1
+    except MemoryError as e:
+        print(f"caffelite: out of memory ({e}): use smaller images or a smaller batch", file=sys.stderr)
         return 1
 
 
@@ -50,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         if "device" in groups:
             sub.add_argument("--gpu", metavar="N", help="compute on GPU N (default: on the CPU)")
+            sub.add_argument("--tf32", action="store_true", help="let the GPU multiply in TF32: faster, 3 digits")
+            sub.add_argument(
+                "--measure",
+                action="store_true",
+                help="let the GPU choose by trial how to convolve: faster, but runs may differ in the last bits",
+            )
             sub.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
         if "net" in groups:
             sub.add_argument("--model", required=True, metavar="FILE", help="net prototxt")
@@ -245,7 +254,8 @@ def _stages(options) -> list[str]:
     return [s for s in options.stage.split(",") if s]
 
 
-def _select_device(gpu: str | None) -> None:
+def _select_device(options) -> None:
+    gpu = getattr(options, "gpu", None)
     if gpu is None:
         backend.set_mode_cpu()
         return
@@ -253,6 +263,8 @@ def _select_device(gpu: str | None) -> None:
         raise CaffeliteError(f"--gpu expected the number of one GPU, actual {gpu!r}")
     backend.set_mode_gpu()
     backend.set_device(int(gpu))
+    backend.allow_tf32(options.tf32)
+    backend.set_deterministic(not options.measure)
 
 
 def _machine() -> str:

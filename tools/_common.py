@@ -31,8 +31,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def add_device(options: argparse.ArgumentParser) -> None:
-    """--gpu and --threads"""
+    """--gpu, --tf32, --measure and --threads"""
     options.add_argument("--gpu", type=int, metavar="N", help="compute on GPU N (default: on the CPU)")
+    options.add_argument("--tf32", action="store_true", help="let the GPU multiply in TF32: faster, 3 digits")
+    options.add_argument(
+        "--measure",
+        action="store_true",
+        help="let the GPU choose by trial how to convolve: faster, but runs may differ in the last bits",
+    )
     options.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
 
 
@@ -62,6 +68,8 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         if args.gpu is not None:
             caffelite.set_mode_gpu()
             caffelite.set_device(args.gpu)
+            caffelite.allow_tf32(args.tf32)
+            caffelite.set_deterministic(not args.measure)
     except BackendError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -69,6 +77,9 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         main(args)
     except CaffeliteError as e:
         print(f"error: {e}", file=sys.stderr)
+        return 1
+    except MemoryError as e:
+        print(f"error: out of memory ({e}): use smaller TRAIN.SCALES or TEST.SCALES, or fewer RoIs", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

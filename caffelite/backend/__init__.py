@@ -81,6 +81,11 @@ def synchronize() -> None:
         _module.cuda.get_current_stream().synchronize()
 
 
+def device_memory() -> tuple[int, int] | None:
+    """Bytes that the current GPU has free, and has; None on a CPU."""
+    return tuple(_module.cuda.Device().mem_info) if on_gpu() else None
+
+
 def describe_gpus() -> list[str]:
     """Lines that tell what was found of CUDA: cards, driver, CUDA, CuPy, cuDNN; or why a GPU cannot be used."""
     from caffelite.backend import cudnn

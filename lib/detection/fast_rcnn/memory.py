@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from caffelite import backend
 from detection.config import cfg
 from detection.roi_data.blob import image_scale
 
@@ -42,6 +43,9 @@ def memory_plan(solver) -> dict[str, int]:
 
 
 def describe(plan: Mapping[str, int]) -> str:
-    """The plan in a line."""
+    """The plan in a line, with what the GPU has."""
     parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in plan.items())
-    return f"memory for the largest minibatch: {sum(plan.values()) / MIB:.0f} MiB ({parts}), and the layers' work space"
+    room = backend.device_memory()
+    gpu = f"; the GPU has {room[0] / MIB:.0f} of {room[1] / MIB:.0f} MiB free" if room else ""
+    total = sum(plan.values()) / MIB
+    return f"memory for the largest minibatch: {total:.0f} MiB ({parts}), and the layers' work space{gpu}"

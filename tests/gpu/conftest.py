@@ -1,0 +1,39 @@
+"""What runs on a real GPU (or, to test these tests, on the stand-in for CuPy): skipped where there is none."""
+
+import os
+
+import pytest
+
+from caffelite import backend
+from caffelite.errors import BackendError
+
+
+def pytest_report_header() -> list[str]:
+    return backend.describe_gpus()
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    """GPU mode, or a skip that says why there is none; each test starts exact and deterministic on GPU 0."""
+    try:
+        backend.set_mode_gpu()
+    except BackendError as e:
+        pytest.skip(str(e))
+    yield
+    backend.set_mode_gpu()
+    backend.set_device(0)
+    backend.allow_tf32(False)
+    backend.set_deterministic(True)
+    backend.set_mode_cpu()
+
+
+@pytest.fixture
+def emulated() -> bool:
+    """Whether the GPU is the stand-in."""
+    return "stand-in" in backend.xp.__version__
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The environment for programs that a test starts."""
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
