@@ -34,10 +34,10 @@ class AnnotatedData(DatabaseBatches):
         self._check_augmentation(self.param.transform_param)
         super().setup(bottom, top)
 
-    def begin(self, top, param, rand_skip, force_color=False):
-        first = self.record(self.first_position(rand_skip))[1]
+    def begin(self, top, param):
+        first = self.record(self.first_position(param.rand_skip))[1]
         self.has_objects = first.HasField("type") or self.param.annotated_data_param.HasField("anno_type")
-        super().begin(top, param, rand_skip, force_color)
+        super().begin(top, param)
 
     def _check_augmentation(self, p) -> None:
         if p.HasField("expand_param"):

@@ -27,18 +27,14 @@ _INTERPOLATION = {  # ResizeParameter.Interp_mode
 _BORDER = {1: cv2.BORDER_CONSTANT, 2: cv2.BORDER_REFLECT_101, 3: cv2.BORDER_REPLICATE}  # ResizeParameter.Pad_mode
 
 
-def check_resize(layer, transform_param) -> None:
-    """Raise LayerError for a resize_param without a size, or with what is not supported."""
-    if transform_param.HasField("resize_param"):
-        p = transform_param.resize_param
-        layer.expect(
-            p.height > 0 and p.width > 0,
-            f"resize_param: expected height and width above 0, actual {p.height} and {p.width}",
+def check_resize(param) -> None:
+    """Raise CaffeliteError for a ResizeParameter without a size, or with what is not supported."""
+    if not param.height or not param.width:
+        raise CaffeliteError(
+            f"resize_param: expected height and width above 0, actual {param.height} and {param.width}"
         )
-        layer.expect(
-            not p.height_scale and not p.width_scale,
-            "resize_param: height_scale and width_scale are not supported; leave them out",
-        )
+    if param.height_scale or param.width_scale:
+        raise CaffeliteError("resize_param: height_scale and width_scale are not supported; leave them out")
 
 
 def resize(image: np.ndarray, param, generator: np.random.Generator) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,8 @@ import numpy as np
 from caffelite.backend import random
 from caffelite.layers.data.transform import Transform
 from caffelite.layers.input import Source
+
+log = logging.getLogger("caffelite")
 
 
 class Epochs:
@@ -101,11 +104,14 @@ class Batches(Source):
 class ImageBatches(Batches):
     """Batches of images and their labels; a subclass says what an item is."""
 
-    def begin(self, top, param, rand_skip: int, force_color: bool = False) -> None:
+    def begin(self, top, param) -> None:
         """Read the parameters that all have, and shape the tops by the first item."""
         self.batch_size = self.check_batch_size(param)
-        self.transform = Transform(self, force_color)
-        self.skip = self.first_position(rand_skip)
+        unused = [name for name in ("scale", "mean_file", "crop_size", "mirror") if param.HasField(name)]
+        if unused:
+            log.warning("layer %r: %s: no effect outside of transform_param, as in Caffe", self.name, ", ".join(unused))
+        self.transform = Transform(self.param.transform_param, self.phase)
+        self.skip = self.first_position(param.rand_skip)
         _, image, label = self.item(self.skip, self.generator(0))
         self.give_shape(top[0], (self.batch_size, *image.shape))
         if len(top) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import numpy as np
@@ -13,6 +14,7 @@ from caffelite.layer import register
 from caffelite.layers.data.batches import ImageBatches
 from caffelite.layers.data.database import Database
 
+log = logging.getLogger("caffelite")
 MAX_AHEAD = 32  # batches; beyond, they only cost memory
 
 
@@ -35,13 +37,14 @@ class DatabaseBatches(ImageBatches):
     min_tops = 1
     max_tops = 2
     record_type = ""
+    _warned = False
 
     def setup(self, bottom, top):
         super().setup(bottom, top)
         param = self.param.data_param
         self.ahead = min(max(1, param.prefetch), MAX_AHEAD)
         self.database = self._open(param)
-        self.begin(top, param, param.rand_skip, param.force_encoded_color)
+        self.begin(top, param)
 
     def _open(self, param) -> Database:
         source = param.source
@@ -65,9 +68,11 @@ class DatabaseBatches(ImageBatches):
 
     def image(self, datum, name: str) -> np.ndarray:
         """The image (height, width, channels) of a Datum, decoded as transform_param says."""
-        if not datum.encoded:
-            self.transform.warn_not_encoded()
-        return datum_image(datum, self.transform.color, name)
+        color = True if self.param.data_param.force_encoded_color else self.transform.color
+        if color is not None and not datum.encoded and not self._warned:
+            self._warned = True
+            log.warning("layer %r: force_color and force_gray are for encoded images; these are not", self.name)
+        return datum_image(datum, color, name)
 
 
 @register("Data")

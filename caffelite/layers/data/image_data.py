@@ -52,7 +52,7 @@ class ImageData(ImageBatches):
             raise self.error(f"image_data_param.source: {e}") from e
         stream = (self.pass_state.seed, self.name, "shuffle") if p.shuffle else None
         self.order = Epochs(len(self.lines), stream)
-        self.begin(top, p, p.rand_skip)
+        self.begin(top, p)
 
     def item(self, position, generator):
         p = self.param.image_data_param

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
-from caffelite.errors import FileFormatError
+from caffelite.errors import CaffeliteError, FileFormatError
 from caffelite.layers.data import augment
 from caffelite.proto.weights import read_blobproto
 
 TRAIN = 0
-log = logging.getLogger("caffelite")
 
 
 class Transform:
@@ -19,40 +16,23 @@ class Transform:
 
     In this order: resize (resize_param, SSD fork), crop (anywhere in TRAIN, the middle in TEST), subtract mean_file or
     mean_value, multiply by scale, mirror with probability 1/2. A mean file has the size of the image before the crop.
-    Raises LayerError through its layer.
+    Raises CaffeliteError.
     """
 
-    def __init__(self, layer, force_color: bool = False):
-        self.layer, self.param = layer, layer.param.transform_param
-        p, expect = self.param, layer.expect
-        expect(not (p.force_color and p.force_gray), "transform_param: expected force_color or force_gray, actual both")
-        expect(
-            not (p.HasField("mean_file") and p.mean_value),
-            "transform_param: expected mean_file or mean_value, actual both",
-        )
-        expect(
-            not p.HasField("noise_param") or p.noise_param == type(p.noise_param)(prob=p.noise_param.prob),
-            "transform_param: noise_param is not supported; leave it out",
-        )
-        augment.check_resize(layer, p)
-        self.color = True if p.force_color or force_color else False if p.force_gray else None
-        self.crop = (p.crop_size, p.crop_size) if p.crop_size else (p.crop_h, p.crop_w)
-        expect(all(self.crop) or not any(self.crop), "transform_param: expected crop_h and crop_w, actual only one")
-        self.scale = np.float32(p.scale)
-        self.mean = self._read_mean(p.mean_file) if p.HasField("mean_file") else None
-        self.mean_values = np.array(p.mean_value or [0], np.float32)
-        self._warned = False
-
-    def _read_mean(self, path: str) -> np.ndarray:
-        try:
-            mean = read_blobproto(path)
-        except FileFormatError as e:
-            raise self.layer.error(f"transform_param.mean_file: {e}") from e
-        self.layer.expect(
-            len(mean.shape) >= 3 and mean.size == np.prod(mean.shape[-3:]),
-            f"transform_param.mean_file {path}: expected one image 1 x channels x height x width, actual {mean.shape}",
-        )
-        return mean.reshape(mean.shape[-3:]).astype(np.float32, copy=False)
+    def __init__(self, param, phase: int):
+        """`param` is a TransformationParameter."""
+        self.param, self.phase = param, phase
+        expect(not (param.force_color and param.force_gray), "expected force_color or force_gray, actual both")
+        expect(not (param.mean_file and param.mean_value), "expected mean_file or mean_value, actual both")
+        expect(not param.HasField("noise_param"), "noise_param is not supported; leave it out")
+        if param.HasField("resize_param"):
+            augment.check_resize(param.resize_param)
+        self.color = True if param.force_color else False if param.force_gray else None
+        self.crop = (param.crop_size, param.crop_size) if param.crop_size else (param.crop_h, param.crop_w)
+        expect(all(self.crop) or not any(self.crop), "expected crop_h and crop_w, actual only one")
+        self.scale = np.float32(param.scale)
+        self.mean = _read_mean(param.mean_file) if param.HasField("mean_file") else None
+        self.mean_values = np.array(param.mean_value or [0], np.float32)
 
     @np.errstate(invalid="ignore", over="ignore")  # records of floats may hold anything
     def __call__(self, image: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, tuple, bool]:
@@ -66,10 +46,8 @@ class Transform:
         y, x, h, w = 0, 0, height, width
         if self.crop[0]:
             h, w = self.crop
-            self.layer.expect(
-                h <= height and w <= width, f"a crop of {h} x {w} does not fit into an image of {height} x {width}"
-            )
-            if self.layer.phase == TRAIN:
+            expect(h <= height and w <= width, f"a crop of {h} x {w} does not fit into an image of {height} x {width}")
+            if self.phase == TRAIN:
                 y, x = int(generator.integers(height - h + 1)), int(generator.integers(width - w + 1))
             else:
                 y, x = (height - h) // 2, (width - w) // 2
@@ -83,7 +61,7 @@ class Transform:
     def mean_value_of(self, channels: int) -> np.ndarray:
         """mean_value as one number, or one for each channel; 0 without it."""
         values = self.mean_values
-        self.layer.expect(
+        expect(
             len(values) in (1, channels),
             f"expected mean_value once or for each of {channels} channel(s), actual {len(values)} values",
         )
@@ -91,15 +69,27 @@ class Transform:
 
     def _mean_of(self, image: np.ndarray) -> np.ndarray:
         height, width, channels = image.shape
-        self.layer.expect(
+        expect(
             self.mean.shape == (channels, height, width),
             f"expected images of the mean's shape {self.mean.shape} (channels, height, width), actual "
             f"{(channels, height, width)}",
         )
         return self.mean
 
-    def warn_not_encoded(self) -> None:
-        """Say once that force_color and force_gray mean nothing for pixels that are not encoded, as in Caffe."""
-        if self.color is not None and not self._warned:
-            self._warned = True
-            log.warning("layer %r: force_color and force_gray are for encoded images; these are not", self.layer.name)
+
+def expect(condition: bool, message: str) -> None:
+    """Raise CaffeliteError unless the condition holds; the net adds the name of the layer."""
+    if not condition:
+        raise CaffeliteError(f"transform_param: {message}")
+
+
+def _read_mean(path: str) -> np.ndarray:
+    try:
+        mean = read_blobproto(path)
+    except FileFormatError as e:
+        raise FileFormatError(f"transform_param.mean_file: {e}") from e
+    expect(
+        mean.ndim >= 3 and mean.size == np.prod(mean.shape[-3:]),
+        f"mean_file {path}: expected one image 1 x channels x height x width, actual {mean.shape}",
+    )
+    return mean.reshape(mean.shape[-3:]).astype(np.float32, copy=False)

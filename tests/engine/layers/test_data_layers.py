@@ -226,6 +226,15 @@ def test_refuses_parameters(database, options, message):
         data_net(database, **options)
 
 
+def test_options_without_effect_are_named(database, tmp_path, caplog):
+    data_net(database, more="scale: 2 mirror: true")
+    assert "layer 'd': scale, mirror: no effect outside of transform_param" in caplog.text
+    caplog.clear()
+    net = data_net(database, "transform_param { force_gray: true }")
+    np.testing.assert_array_equal(batches(net, 1)[0], IMAGES[:2])
+    assert caplog.text.count("force_color and force_gray are for encoded images") == 1
+
+
 def test_refuses_a_mean_of_another_shape(database, tmp_path):
     proto.write_binary(tmp_path / "mean", caffe.io.array_to_blobproto(np.zeros((1, 3, 5, 8))))
     with pytest.raises(LayerError, match=r"mean's shape \(3, 5, 8\) .* actual \(3, 6, 8\)"):
