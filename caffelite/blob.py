@@ -34,7 +34,7 @@ class Memory:
     def host(self) -> np.ndarray:
         """The numbers as a numpy array, which becomes the newest copy."""
         if self._host is None:
-            self._host = np.zeros(self.size, np.float32)
+            self._host = backend.host_zeros(self.size)
         if self._newest is None and self.initial:
             self.initial(self._host)
             self.initial = None
@@ -52,9 +52,13 @@ class Memory:
         if self._device is None:
             self._device = backend.xp.zeros(self.size, np.float32)
         if self._newest == "host":
-            self._device.set(self._host)
+            backend.upload(self._host, self._device)
         self._newest = "device"
         return self._device
+
+    def read(self) -> np.ndarray:
+        """The numbers as a numpy array that is only read: the newest copy stays where it is."""
+        return self._device.get() if self._newest == "device" else self.host()
 
 
 class Blob:
@@ -110,7 +114,8 @@ class Blob:
     def fill_later(self, fill) -> None:
         """Have `fill(numpy view of the data)` run when the data is first touched, unless it is assigned before."""
         shape, count = self._shape, self.count
-        self.data_memory.initial = lambda flat: fill(flat[:count].reshape(shape))
+        if count:
+            self.data_memory.initial = lambda flat: fill(flat[:count].reshape(shape))
 
     def assign(self, values: np.ndarray) -> None:
         """Set the data, broadcasting `values`; a fill that is still due is dropped."""
@@ -126,6 +131,14 @@ class Blob:
     def gradient(self):
         """The diff on the current backend (numpy or CuPy)."""
         return self._view(self.diff_memory.array())
+
+    def read(self) -> np.ndarray:
+        """The data as a numpy array that is only read: without a copy unless a GPU has computed it."""
+        return self._view(self.data_memory.read())
+
+    def read_diff(self) -> np.ndarray:
+        """The diff as a numpy array that is only read: without a copy unless a GPU has computed it."""
+        return self._view(self.diff_memory.read())
 
     def _view(self, flat):
         return flat[: self.count].reshape(self._shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Filler:
-    """Fills an array of a given shape from a random generator; `check` raises ValueError for shapes it cannot fill."""
+    """Fills an array that is not empty from a random generator; `check` raises ValueError for shapes it cannot fill."""
 
     def __init__(self, param):
         self.param = param
@@ -48,6 +48,8 @@ class Gaussian(Filler):
             raise ValueError(f"gaussian filler: std {self.param.std} is negative")
         if self.param.sparse < -1:
             raise ValueError(f"gaussian filler: sparse {self.param.sparse} must be -1 (off) or the number of non-zeros")
+        if self.param.sparse >= 0 and not shape:
+            raise ValueError("gaussian filler: sparse needs rows, and a scalar has none")
 
     def __call__(self, data, generator):
         _normal(data, generator, self.param.mean, self.param.std)
@@ -57,6 +59,11 @@ class Gaussian(Filler):
 
 class PositiveUnitball(Filler):
     """U(0, 1), each row (all but the first axis) scaled to the sum 1."""
+
+    def check(self, shape):
+        super().check(shape)
+        if not shape:
+            raise ValueError("positive_unitball filler: needs rows, and a scalar has none")
 
     def __call__(self, data, generator):
         generator.random(dtype=np.float32, out=data)

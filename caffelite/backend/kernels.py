@@ -159,7 +159,11 @@ class KernelFamily:
                 raise BackendError(f"{where}: expected {len(checks)} arguments, actual {len(arguments)}")
             on_device = False
             for value, (pointer, want, const, argument) in zip(arguments, checks):
-                if pointer and value is not None:
+                if not pointer:
+                    # ctypes cuts off what an integer type does not hold
+                    if issubclass(want[1], np.integer) and want[0](value).value != value:
+                        raise BackendError(f"{where}, {argument}: {value} is beyond {want[1].__name__}")
+                elif value is not None:
                     if value.dtype != want or not value.flags.c_contiguous:
                         raise BackendError(
                             f"{where}, {argument}: expected a contiguous {want} array, actual {value.dtype}"

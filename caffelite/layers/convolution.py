@@ -7,6 +7,7 @@ import math
 from caffelite.backend import convolution, xp
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
+from caffelite.layers.windows import check_reach
 
 
 class BaseConvolution(Layer):
@@ -41,6 +42,7 @@ class BaseConvolution(Layer):
         self.num_output = param.num_output
         self.groups = self.group_count()
         self.expect(self.num_output > 0, "num_output must be positive: give convolution_param { num_output: ... }")
+        self.expect(self.channels > 0, f"expected channels at axis {self.channel_axis}, actual {bottom[0].shape}")
         self.expect(
             self.groups > 0 and self.channels % self.groups == 0 and self.num_output % self.groups == 0,
             f"channels ({self.channels}) and num_output ({self.num_output}) must be multiples of group ({self.groups})",
@@ -96,11 +98,18 @@ class BaseConvolution(Layer):
             self.output_size(*sizes) for sizes in zip(shape[first:], self.kernel, self.stride, self.pad, self.dilation)
         ]
         self.expect(
-            all(size > 0 for size in output),
+            all(size > 0 for size in (*shape[first:], *output)),
             f"a kernel {self.kernel} with dilation {self.dilation} and pad {self.pad} does not fit {shape[first:]}",
         )
-        for blob in top:
-            blob.reshape(*shape[: self.channel_axis], self.num_output, *output)
+        images = map(max, shape[first:], output)  # the padded side is the bottom, or the top of a deconvolution
+        check_reach(self, images, self.kernel, self.stride, self.pad, self.dilation)
+        output = (*shape[: self.channel_axis], self.num_output, *output)
+        for source, target in zip(bottom, top):
+            self.expect(
+                source is not target or shape == output,
+                f"in place the shape must stay, but {shape} becomes {output}: give the top another name",
+            )
+            target.reshape(*output)
 
     def images(self, array):
         """A view (N, channels, *spatial) with at least one spatial axis."""

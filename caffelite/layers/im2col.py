@@ -8,6 +8,7 @@ from caffelite.backend.convolution import AXES
 from caffelite.backend.kernels import kernels
 from caffelite.layer import Layer, register
 from caffelite.layers.convolution import BaseConvolution
+from caffelite.layers.windows import check_reach
 
 
 @register("Im2col")
@@ -48,6 +49,7 @@ class Im2col(Layer):
             )
         ]
         self.expect(min(output) > 0, f"a window of {self.kernel} does not fit into the bottom, shape {shape}")
+        check_reach(self, shape[first:], self.kernel, self.stride, self.pad, self.dilation)
         top[0].reshape(*shape[: first - 1], shape[first - 1] * math.prod(self.kernel), *output)
         sizes = (shape[first:], self.kernel, self.stride, self.pad, self.dilation, output)
         self.sizes = [size for sizes, fill in zip(sizes, (1, 1, 1, 0, 1, 1)) for size in self._three(sizes, fill)]

@@ -38,22 +38,23 @@ class InnerProduct(Layer):
             f"the weights are for vectors of {self.length}, actual {length} in a bottom {bottom[0].shape} from axis "
             f"{axis} on: an inner product fixes the size of its input",
         )
+        self.rows = bottom[0].count_from(0, axis)
         top[0].reshape(*bottom[0].shape[:axis], self.num_output)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        x, y = bottom[0].array.reshape(-1, self.length), top[0].array.reshape(-1, self.num_output)
+        x, y = bottom[0].array.reshape(self.rows, self.length), top[0].array.reshape(self.rows, self.num_output)
         gemm(x, self.blobs[0].array, y, transpose_b=not self.transpose)
         if len(self.blobs) > 1:
             xp.add(y, self.blobs[1].array, out=y)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        dy = top[0].gradient.reshape(-1, self.num_output)
+        dy = top[0].gradient.reshape(self.rows, self.num_output)
         if self.param_propagate_down[0]:
-            x, dw = bottom[0].array.reshape(-1, self.length), self.blobs[0].gradient
+            x, dw = bottom[0].array.reshape(self.rows, self.length), self.blobs[0].gradient
             left, right = (x, dy) if self.transpose else (dy, x)
             gemm(left, right, dw, transpose_a=True, accumulate=True)
         if len(self.blobs) > 1 and self.param_propagate_down[1]:
             self.blobs[1].gradient[...] += dy.sum(axis=0)
         if propagate_down[0]:
-            dx = bottom[0].gradient.reshape(-1, self.length)
+            dx = bottom[0].gradient.reshape(self.rows, self.length)
             gemm(dy, self.blobs[0].array, dx, transpose_b=self.transpose)

@@ -85,7 +85,7 @@ class DummyData(Source):
     def forward(self, bottom, top):
         generator = self.random()
         for blob, fill in zip(top, self.fillers):
-            if not isinstance(fill, fillers.Constant):
+            if blob.count and not isinstance(fill, fillers.Constant):
                 fill(blob.data, generator)
 
 

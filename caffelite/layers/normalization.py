@@ -59,11 +59,14 @@ class LRN(Layer):
 
 
 def group_means(planes: int, size: int, groups: int, a, mean_a=None, b=None, mean_b=None):
-    """Means over all planes of a group of (a - mean_a) (b - mean_b), float64 (groups,); what is None is left out."""
-    segments = max(1, -(-size // SEGMENT))
-    sums = xp.empty((planes // groups, groups, segments), np.float64)
+    """Means over all planes of a group of (a - mean_a) (b - mean_b), float64 (groups,); what is None is left out.
+
+    The mean of nothing is 0.
+    """
+    segments, rows = max(1, -(-size // SEGMENT)), planes // max(1, groups)
+    sums = xp.empty((rows, groups, segments), np.float64)
     kernels("normalization").segment_sums(sums.size, segments, SEGMENT, size, groups, a, mean_a, b, mean_b, sums)
-    return sums.sum(axis=2).sum(axis=0) / (planes // groups * size)
+    return sums.sum(axis=2).sum(axis=0) / max(1, rows * size)
 
 
 class Standardizing(Layer):
@@ -126,6 +129,7 @@ class BatchNorm(Standardizing):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.batch_norm_param
         self.global_stats = param.use_global_stats if param.HasField("use_global_stats") else self.phase == TEST
+        self.expect(bottom[0].ndim > 0, "expected a bottom (N, C, ...), actual a scalar")
         self.channels = bottom[0].shape[1] if bottom[0].ndim > 1 else 1
         for shape in ((self.channels,), (self.channels,), (1,)):
             self.blobs.add_blob(*shape)
@@ -139,7 +143,7 @@ class BatchNorm(Standardizing):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         blob = bottom[0]
-        channels = blob.shape[1] if blob.ndim > 1 else 1
+        channels = blob.shape[1] if blob.ndim > 1 else blob.ndim
         self.expect(channels == self.channels, f"expected {self.channels} channels, actual shape {blob.shape}")
         top[0].reshape(*blob.shape)
         self.geometry(blob.shape[0] * channels, blob.count_from(2), channels)

@@ -10,10 +10,12 @@ from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
+from caffelite.layers.windows import check_reach
 from caffelite.proto import message
 
 PoolingParameter = message("PoolingParameter")
 TRAIN = 0
+MAX_LEVELS = 15  # of a pyramid: one more has over 2^31 bins
 
 
 def fitting(array, shape: tuple[int, ...], dtype):
@@ -86,6 +88,7 @@ class Pooling(Layer):
         self.expect(
             min(self.output) > 0, f"a kernel {self.kernel} with pad {self.pad} does not fit a map of {shape[2:]}"
         )
+        check_reach(self, shape[2:], self.kernel, self.stride, self.pad, (1, 1))
         for blob in top:
             blob.reshape(*shape[:2], *self.output)
         self.planes = shape[0] * shape[1]
@@ -150,7 +153,10 @@ class SPP(Layer):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.expect(bottom[0] is not top[0], "SPP does not run in place: give its top another name")
         self.height = self.param.spp_param.pyramid_height
-        self.expect(self.height > 0, "pyramid_height must be positive: give spp_param { pyramid_height: ... }")
+        self.expect(
+            0 < self.height <= MAX_LEVELS,
+            f"expected spp_param {{ pyramid_height }} from 1 to {MAX_LEVELS}, actual {self.height}",
+        )
         self.map = None
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -162,8 +168,8 @@ class SPP(Layer):
             self.pooled = [Blob() for _ in self.levels]
         for level, blob in zip(self.levels, self.pooled):
             level.reshape(bottom, [blob])
-        features = sum(blob.count_from(1) for blob in self.pooled)
-        top[0].reshape(shape[0], features, *(() if self.height > 1 else (1, 1)))
+        self.features = sum(blob.count_from(1) for blob in self.pooled)
+        top[0].reshape(shape[0], self.features, *(() if self.height > 1 else (1, 1)))
 
     def level(self, bins: int, bottom: Blob) -> Pooling:
         """A pooling layer that gives bins x bins outputs."""
@@ -179,23 +185,23 @@ class SPP(Layer):
         return layer
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        y, start = top[0].array.reshape(bottom[0].shape[0], -1), 0
+        y, start = top[0].array.reshape(bottom[0].shape[0], self.features), 0
         for level, blob in zip(self.levels, self.pooled):
             level.forward(bottom, [blob])
             end = start + blob.count_from(1)
-            y[:, start:end] = blob.array.reshape(len(y), -1)
+            y[:, start:end] = blob.array.reshape(len(y), end - start)
             start = end
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if not propagate_down[0]:
             return
-        dy, dx, start = top[0].gradient.reshape(bottom[0].shape[0], -1), bottom[0].gradient, 0
+        dy, dx, start = top[0].gradient.reshape(bottom[0].shape[0], self.features), bottom[0].gradient, 0
         part = Blob(*bottom[0].shape)
         part.share_data(bottom[0])
         dx[...] = 0
         for level, blob in zip(self.levels, self.pooled):
             end = start + blob.count_from(1)
-            blob.gradient.reshape(len(dy), -1)[...] = dy[:, start:end]
+            blob.gradient.reshape(len(dy), end - start)[...] = dy[:, start:end]
             level.backward([blob], [True], [part])
             dx += part.gradient
             start = end

@@ -35,8 +35,8 @@ def is_hdf5(path: str | Path) -> bool:
     try:
         with open(path, "rb") as file:
             return file.read(len(_SIGNATURE)) == _SIGNATURE
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it, as a damaged state gives
+        raise FileFormatError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def read_weights_hdf5(path: str | Path) -> list[tuple[str, list[np.ndarray | None]]]:

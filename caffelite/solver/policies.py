@@ -61,8 +61,17 @@ POLICIES = {f.__name__: f for f in (fixed, step, exp, inv, multistep, poly, sigm
 
 
 def learning_rate(p, state) -> float:
-    """The rate of iteration `state.iter`; may advance `state.current_step`. Raises SolverError."""
-    return POLICIES[p.lr_policy](p, state)
+    """The rate of iteration `state.iter`; may advance `state.current_step`. Raises SolverError where it is infinite."""
+    try:
+        rate = POLICIES[p.lr_policy](p, state)
+    except (OverflowError, ZeroDivisionError):
+        rate = math.inf
+    if not math.isfinite(rate):
+        raise SolverError(
+            f"iteration {state.iter}: lr_policy {p.lr_policy!r} gives no finite rate with base_lr {p.base_lr:g}, gamma "
+            f"{p.gamma:g}, power {p.power:g}: choose smaller ones"
+        )
+    return rate
 
 
 def check(p, where: str) -> None:

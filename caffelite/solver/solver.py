@@ -232,7 +232,7 @@ class Solver:
                 raise SolverError(f"{path}: history blob {k} has shape {values.shape}, the net needs {blob.shape}")
         if state.learned_net:
             model = Path(state.learned_net)
-            if not model.exists():
+            if not os.path.exists(model):
                 model = Path(path).parent / model.name  # moved together with its state
             self.net.copy_from(model)
         for blob, values in zip(self.history, state.history):
