@@ -39,14 +39,14 @@ class ShapesOptions:
     width: tuple[int, int] = (224, 320)
     height: tuple[int, int] = (176, 240)
     objects: tuple[int, int] = (2, 6)
-    side: tuple[int, int] = (28, 120)
+    side: tuple[int, int] = (32, 120)
     max_aspect: float = 1.6
     clutter: tuple[int, int] = (1, 6)
     object_contrast: float = 100.0
     surface_contrast: float = 26.0
     background_contrast: float = 32.0
     noise: float = 6.0
-    min_visible: float = 0.6
+    min_visible: float = 0.65
     jpeg_quality: tuple[int, int] = (75, 95)
     difficult_visible: float = 0.75
     difficult_side: int = 22
