@@ -130,14 +130,16 @@ class Net:
                 layer.forward(bottom, top)
             for blob, weight in zip(top, layer.loss_weights):
                 if weight:
-                    terms.append(xp.sum(blob.array * blob.gradient, dtype=np.float64))
+                    weights = blob.read_diff()
+                    factor = float(weights) if blob.count == 1 else xp.asarray(weights)
+                    terms.append(xp.sum(blob.array * factor, dtype=np.float64))
             if self.debug_info:
                 self._log_forward(i)
             for hook in self._hooks["after_forward"]:
                 hook(i)
         if last == len(self.layers) - 1:
             self.pass_state.number += 1
-        return sum(float(term) for term in terms)
+        return float(sum(terms))
 
     def backward(self, diffs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **tops):
         """Run layers `start`..`end` backward (names; default all, from the last); returns {name: diff}.

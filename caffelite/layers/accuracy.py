@@ -49,9 +49,9 @@ class Accuracy(Layer):
         classes = labels_as_classes(self, bottom[1], self.channels, ignore)
         better = xp.empty(classes.shape, np.int32)
         kernels("softmax").better_classes(
-            better.size, bottom[0].array, classes, self.channels, self.inner, better
+            better.size, bottom[0].array, xp.asarray(classes), self.channels, self.inner, better
         )  # fmt: skip
-        classes, better = to_host(classes), to_host(better)
+        better = to_host(better)
         counted = classes >= 0
         right = counted & (better < param.top_k)
         top[0].data[...] = right.sum() / max(1, counted.sum())

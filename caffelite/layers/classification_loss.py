@@ -48,9 +48,10 @@ class ScoreLoss(Loss):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.loss_param
         ignore = param.ignore_label if param.HasField("ignore_label") else None
-        self.classes = labels_as_classes(self, bottom[1], self.channels, ignore)
+        classes = labels_as_classes(self, bottom[1], self.channels, ignore)
         mode = self.normalization(LossParameter.VALID)
-        self.divisor = normalizer(mode, self.outer, self.inner, int((self.classes >= 0).sum()))
+        self.divisor = normalizer(mode, self.outer, self.inner, int((classes >= 0).sum()))
+        self.classes = xp.asarray(classes)
         losses = xp.empty(self.positions, np.float32)
         self.losses(bottom, losses)
         top[0].array[...] = losses.sum(dtype=np.float64) / self.divisor
@@ -61,7 +62,7 @@ class ScoreLoss(Loss):
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.no_label_gradient(propagate_down)
         if propagate_down[0]:
-            self.score_gradient(bottom, float(top[0].diff) / self.divisor)
+            self.score_gradient(bottom, float(top[0].read_diff()) / self.divisor)
 
 
 @register("SoftmaxWithLoss")
@@ -160,7 +161,7 @@ class MultinomialLogisticLoss(Loss):
     def chosen(self, bottom: list[Blob]):
         """Row and column of the right classes, and their probabilities."""
         probabilities = bottom[0].array.reshape(bottom[0].shape[0], bottom[0].count_from(1))
-        classes = labels_as_classes(self, bottom[1], probabilities.shape[1])
+        classes = xp.asarray(labels_as_classes(self, bottom[1], probabilities.shape[1]))
         at = xp.arange(len(classes)), classes
         return at, xp.maximum(probabilities[at], np.float32(LEAST_PROBABILITY))
 
@@ -174,7 +175,7 @@ class MultinomialLogisticLoss(Loss):
             at, probabilities = self.chosen(bottom)
             dx = bottom[0].gradient.reshape(bottom[0].shape[0], bottom[0].count_from(1))
             dx[...] = 0
-            dx[at] = np.float32(-float(top[0].diff) / self.rows) / probabilities
+            dx[at] = np.float32(-float(top[0].read_diff()) / self.rows) / probabilities
 
 
 @register("HingeLoss")
@@ -192,7 +193,7 @@ class HingeLoss(Loss):
     def margins(self, bottom: list[Blob]):
         """max(0, 1 - t x), and the places of the labels."""
         margins = bottom[0].array.reshape(bottom[0].shape[0], bottom[0].count_from(1)).copy()
-        at = xp.arange(len(margins)), labels_as_classes(self, bottom[1], margins.shape[1])
+        at = xp.arange(len(margins)), xp.asarray(labels_as_classes(self, bottom[1], margins.shape[1]))
         margins[at] *= -1
         margins += 1
         return xp.maximum(margins, 0, out=margins), at
@@ -208,7 +209,7 @@ class HingeLoss(Loss):
         if not propagate_down[0]:
             return
         margins, at = self.margins(bottom)
-        factor = float(top[0].diff) / self.rows
+        factor = float(top[0].read_diff()) / self.rows
         slope = 2 * margins if self.param.hinge_loss_param.norm == HingeLossParameter.L2 else xp.sign(margins)
         slope[at] *= -1
         bottom[0].gradient.reshape(margins.shape)[...] = slope * np.float32(factor)

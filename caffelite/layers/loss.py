@@ -59,12 +59,12 @@ def normalizer(mode: int, outer: int, inner: int, valid: int) -> float:
     return float(max(1, counts[mode]))
 
 
-def labels_as_classes(layer: Layer, blob: Blob, classes: int, ignore: int | None = None):
+def labels_as_classes(layer: Layer, blob: Blob, classes: int, ignore: int | None = None) -> np.ndarray:
     """The class of every position, int32 (blob.count,): labels cut to integers as in C, -1 for the label `ignore`.
 
-    Raises LayerError for a label that is no class.
+    On the host, where labels come from. Raises LayerError for a label that is no class.
     """
-    labels = xp.trunc(blob.array.reshape(-1))
+    labels = np.trunc(blob.read().reshape(-1))
     good = (labels >= 0) & (labels < classes)
     if ignore is not None:
         ignored = labels == ignore
@@ -74,7 +74,7 @@ def labels_as_classes(layer: Layer, blob: Blob, classes: int, ignore: int | None
         place = tuple(int(i) for i in np.unravel_index(at, blob.shape))
         also = "" if ignore is None else f" or the ignored {ignore}"
         raise layer.error(
-            f"label {float(blob.array.reshape(-1)[at])} at position {place} of labels {blob.shape}: expected a class "
+            f"label {float(blob.read().reshape(-1)[at])} at position {place} of labels {blob.shape}: expected a class "
             f"from 0 to {classes - 1}{also}"
         )
     if ignore is not None:

@@ -31,7 +31,7 @@ class EuclideanLoss(Loss):
         top[0].array[...] = sums.sum() / (2 * self.rows)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        factor = np.float32(float(top[0].diff) / self.rows)
+        factor = np.float32(float(top[0].read_diff()) / self.rows)
         for i in (0, 1):
             if propagate_down[i]:
                 gradient = bottom[i].gradient.reshape(-1)
@@ -80,7 +80,7 @@ class SmoothL1Loss(Loss):
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         a, b, inside, outside, sigma2 = self.arguments(bottom)
         weight = inside if len(bottom) == 4 else None
-        factor = float(top[0].diff) / self.rows
+        factor = float(top[0].read_diff()) / self.rows
         for i, sign in ((0, 1), (1, -1)):
             if propagate_down[i]:
                 gradient = bottom[i].gradient
@@ -135,7 +135,7 @@ class ContrastiveLoss(Loss):
             apart = (gap > 0).astype(np.float32)
         else:
             apart = gap / (xp.sqrt(squared) + np.float32(1e-4))
-        factor = xp.where(similar, 1, -apart).reshape(-1, 1) * np.float32(float(top[0].diff) / self.rows)
+        factor = xp.where(similar, 1, -apart).reshape(-1, 1) * np.float32(float(top[0].read_diff()) / self.rows)
         shape = len(squared), bottom[0].count_from(1)
         for i in (0, 1):
             if propagate_down[i]:
@@ -181,7 +181,7 @@ class SigmoidCrossEntropyLoss(Loss):
         self.no_label_gradient(propagate_down)
         if propagate_down[0]:
             x, target, dx = bottom[0].array, bottom[1].array, bottom[0].gradient
-            factor = float(top[0].diff) / self.divisor
+            factor = float(top[0].read_diff()) / self.divisor
             kernels("loss").sigmoid_loss_backward(x.size, x, target, *self.ignore, factor, dx)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffelite.backend import to_host, xp
+from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
@@ -42,8 +42,8 @@ class ROIPooling(Layer):
         top[0].reshape(rois[0], maps[1], *self.pooled)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.check(bottom[1].read().reshape(-1, 5), bottom[0].shape[0])
         rois, (height, width) = bottom[1].array.reshape(-1, 5), bottom[0].shape[2:]
-        self.check(to_host(rois), bottom[0].shape[0])
         bins = len(rois) * self.pooled[0] * self.pooled[1]
         self.bins = fitting(self.bins, (bins, BIN), np.int32)
         scale = self.param.roi_pooling_param.spatial_scale

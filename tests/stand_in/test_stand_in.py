@@ -14,7 +14,8 @@ from tests.stand_in.fixtures import cudnn_file, stand_in_gpu  # noqa: F401
 SOURCES = Path(__file__).resolve().parents[2]
 FUNCTIONS = """array asarray ascontiguousarray asnumpy empty empty_like matmul get_default_memory_pool RawModule
     cublas.gemm cuda.Device.use cuda.Device.synchronize cuda.Device.mem_info cuda.Stream.synchronize cuda.alloc
-    cuda.get_current_stream cuda.cublas.setMathMode cuda.device.get_cublas_handle cuda.memory.OutOfMemoryError"""
+    cuda.alloc_pinned_memory cuda.get_current_stream cuda.cublas.setMathMode cuda.device.get_cublas_handle
+    cuda.memory.OutOfMemoryError"""
 ATTRIBUTES = "dtype shape size ndim nbytes strides itemsize flags data T get set fill item"
 
 

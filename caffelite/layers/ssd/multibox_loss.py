@@ -107,7 +107,7 @@ class MultiBoxLoss(Layer):
 
     def backward(self, top, propagate_down, bottom):
         self.expect(not any(propagate_down[2:]), "expected no gradient of priors or ground truth (propagate_down)")
-        scale = np.float32(float(top[0].diff) / self._normalizer())
+        scale = np.float32(float(top[0].read_diff()) / self._normalizer())
         if propagate_down[0]:
             bottom[0].diff[...] = 0
             image, label, prior = self.matched

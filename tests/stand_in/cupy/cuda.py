@@ -58,6 +58,11 @@ def alloc(size: int) -> Memory:
     return Memory(size)
 
 
+def alloc_pinned_memory(size: int) -> bytearray:
+    """Host memory of so many bytes, full of garbage."""
+    return bytearray(b"\xa5" * size)
+
+
 def get_current_stream() -> Stream:
     """The one stream."""
     return Stream()
