@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from caffelite.proto import message
 RECORDS_PER_COMMIT = 1000
 FIRST_MAP_SIZE = 2**26  # bytes; doubled when full
 
-# LMDB allows a process one environment per file: {(device, inode): the one that is open}
-_open: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+# LMDB allows a process one environment per file: {(device, inode): [the one that is open, number of its users]}
+_open: dict[tuple[int, int], list] = {}
+_lock = threading.RLock()  # a finalizer may run within what holds it
 
 
 def import_lmdb():
@@ -38,11 +40,12 @@ class Database:
 
     def __init__(self, path: str | Path):
         self.path = str(path)
-        self._environment = _environment(self.path)
-        self._count = self._environment.stat()["entries"]
+        identity, environment = _acquire(self.path)
+        weakref.finalize(self, _release, identity).atexit = False
+        self._count = environment.stat()["entries"]
         if not self._count:
             raise FileFormatError(f"{path}: an LMDB without records")
-        self._cursor = self._environment.begin().cursor()
+        self._cursor = environment.begin().cursor()
         self._at = self._count
 
     def __len__(self) -> int:
@@ -73,25 +76,39 @@ class Database:
             raise FileFormatError(f"{name}: {len(value)} bytes that are no {type_name}: {e}") from None
 
 
-def _environment(path: str):
-    lmdb = import_lmdb()
+def _acquire(path: str):
+    """Identity and environment of an LMDB, opened if no other Database has it open."""
     file = os.path.join(path, "data.mdb") if os.path.isdir(path) else path
     try:
         status = os.stat(file)
     except OSError as e:
         raise FileFormatError(f"{file}: cannot be read: {e.strerror}; expected an LMDB") from None
     identity = status.st_dev, status.st_ino
-    environment = _open.get(identity)
-    if environment is None:
-        try:
-            environment = lmdb.open(path, readonly=True, lock=False, subdir=os.path.isdir(path))
-        except lmdb.Error as e:
-            raise FileFormatError(f"{path}: cannot be opened as an LMDB: {e}") from None
-        # reading behind the end of a mapped file would kill the process
-        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        if status.st_size < needed:
-            raise FileFormatError(f"{file}: {status.st_size} bytes of {needed}: the file is cut off; copy it again")
-        _open[identity] = environment
+    with _lock:
+        if identity not in _open:
+            _open[identity] = [_open_environment(path, file, status.st_size), 0]
+        _open[identity][1] += 1
+        return identity, _open[identity][0]
+
+
+def _release(identity: tuple[int, int]) -> None:
+    with _lock:
+        _open[identity][1] -= 1
+        if not _open[identity][1]:
+            _open.pop(identity)[0].close()
+
+
+def _open_environment(path: str, file: str, size: int):
+    lmdb = import_lmdb()
+    try:
+        environment = lmdb.open(path, readonly=True, lock=False, subdir=os.path.isdir(path))
+    except lmdb.Error as e:
+        raise FileFormatError(f"{path}: cannot be opened as an LMDB: {e}") from None
+    # reading behind the end of a mapped file would kill the process
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < needed:
+        environment.close()
+        raise FileFormatError(f"{file}: {size} bytes of {needed}: the file is cut off; copy it again")
     return environment
 
 
