@@ -134,10 +134,11 @@ void product_by_columns(Matrix s, Matrix v, Product target, int m, int n, int k,
 
 /* Many rows: the columns are packed once for all threads, and a thread takes some rows. */
 void product_by_rows(Matrix s, Matrix v, Product target, int m, int n, int k, bool parallel) {
-  const int inner = min(k, (int)INNER), across = max(1, (int)PACKED / inner / WIDTH) * WIDTH;
+  const int inner = min(k, (int)INNER);
+  const int across = min(max(1, (int)PACKED / inner / WIDTH), (n + WIDTH - 1) / WIDTH) * WIDTH;
   const int group = m < 8 * GROUP ? 2 * ROWS : GROUP;
   const bool turned = target.column != 1; /* then sums are kept, and written once */
-  float* packed = panel_memory.get((size_t)inner * min(across, (n + WIDTH - 1) / WIDTH * WIDTH));
+  float* packed = panel_memory.get((size_t)inner * across);
 #pragma omp parallel if (parallel)
   for (int j0 = 0; j0 < n; j0 += across)
     for (int k0 = 0; k0 < k; k0 += inner) {
@@ -150,7 +151,7 @@ void product_by_rows(Matrix s, Matrix v, Product target, int m, int n, int k, bo
       for (int r = 0; r < m; r += group) {
         const int rows = min(group, m - r);
         Target to = {target.at + r * target.row + j0, target.row, false, nullptr};
-        if (turned) to = {sum_memory.get((size_t)GROUP * across), across, false, nullptr};
+        if (turned) to = {sum_memory.get((size_t)group * across), across, false, nullptr};
         for (int i = 0; i < deep; i += CHUNK) {
           const int chunk = min((int)CHUNK, deep - i);
           const Matrix strip = strips({s(r, k0 + i), s.row, s.column}, rows, chunk);

@@ -18,7 +18,7 @@ def channel_sums(kernel: str, dy, x, planes: int, channels: int, size: int):
     The same bits on any device and number of threads.
     """
     lanes = min(size, max(32, 2**16 // max(planes, 1)))  # enough threads for a GPU where the planes are few
-    sums = xp.empty((planes // channels, channels, lanes), np.float32)
+    sums = xp.empty((planes // max(channels, 1), channels, lanes), np.float32)
     getattr(kernels("channelwise"), kernel)(sums.size, dy, x, planes, size, lanes, sums)
     return sums.sum(axis=(0, 2), dtype=np.float64)
 

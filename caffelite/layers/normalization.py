@@ -129,8 +129,8 @@ class BatchNorm(Standardizing):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.batch_norm_param
         self.global_stats = param.use_global_stats if param.HasField("use_global_stats") else self.phase == TEST
-        self.expect(bottom[0].ndim > 0, "expected a bottom (N, C, ...), actual a scalar")
-        self.channels = bottom[0].shape[1] if bottom[0].ndim > 1 else 1
+        self.channels = self._channels(bottom[0])
+        self.expect(self.channels > 0, f"expected a bottom (N, C, ...) with channels, actual shape {bottom[0].shape}")
         for shape in ((self.channels,), (self.channels,), (1,)):
             self.blobs.add_blob(*shape)
         for i in range(len(self.blobs)):
@@ -143,10 +143,15 @@ class BatchNorm(Standardizing):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         blob = bottom[0]
-        channels = blob.shape[1] if blob.ndim > 1 else blob.ndim
+        channels = self._channels(blob)
         self.expect(channels == self.channels, f"expected {self.channels} channels, actual shape {blob.shape}")
         top[0].reshape(*blob.shape)
         self.geometry(blob.shape[0] * channels, blob.count_from(2), channels)
+
+    @staticmethod
+    def _channels(blob: Blob) -> int:
+        """Number of channels; one where there is no axis for them, and none in a scalar."""
+        return blob.shape[1] if blob.ndim > 1 else blob.ndim
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         param, factor = self.param.batch_norm_param, self.blobs[2].data
