@@ -47,6 +47,8 @@ _POINTEES = {
     "unsigned char": np.dtype(np.uint8),
 }
 _threads = 0
+# GNU OpenMP's threads spin for milliseconds before they sleep: on a busy machine they take the cores that others need
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @functools.cache
