@@ -50,12 +50,12 @@ def test_digits_are_alike_for_a_seed_and_differ_otherwise(digits):
     assert (draw(1) != draw(2)).any()
 
 
-def test_learns_within_200_iterations(folder):
-    solver = solver_of(folder, max_iter=200, test_initialization=False, test_interval=200, snapshot_after_train=False)
+def test_learns_within_150_iterations(folder):
+    solver = solver_of(folder, max_iter=150, test_initialization=False, test_interval=150, snapshot_after_train=False)
     solver.solve()
     (means,) = solver.test_all()
-    assert float(means["accuracy"]) >= 0.97  # the example goes on to 500 iterations and more than 99 %
-    assert float(means["loss"]) < 0.12
+    assert float(means["accuracy"]) >= 0.95  # the example goes on to 500 iterations and more than 99 %
+    assert float(means["loss"]) < 0.15
 
 
 def test_resumes_with_the_batches_that_it_would_have_had(folder):
