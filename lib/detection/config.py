@@ -176,8 +176,11 @@ class Options:
             values = yaml.safe_load(Path(path).read_text())
         except OSError as e:
             raise ConfigError(f"{path}: cannot be read: {e.strerror}") from None
+        except yaml.MarkedYAMLError as e:
+            place = f":{e.problem_mark.line + 1}:{e.problem_mark.column + 1}" if e.problem_mark else ""
+            raise ConfigError(f"{path}{place}: cannot be read as YAML options: {e.problem}") from None
         except (yaml.YAMLError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path}: cannot be read as YAML options: {e}") from None
+            raise ConfigError(f"{path}: cannot be read as YAML options: {str(e).splitlines()[0]}") from None
         if values is not None and not isinstance(values, dict):
             raise ConfigError(f"{path}: expected options as NAME: value, actual {type(values).__name__}")
         self.merge(values or {}, str(path))
@@ -235,6 +238,12 @@ PROFILES: dict[str, dict] = {
 """In which options the two authors' codes differ; they are never mixed by accident."""
 
 _CHOICES = {"TEST.SELECTION": ("rising", "threshold"), "PROPOSALS.MODE": ("fast", "quality")}
+_LEAST = {
+    "TRAIN.SCALES": 1, "TRAIN.MAX_SIZE": 1, "TRAIN.IMS_PER_BATCH": 1, "TRAIN.BATCH_SIZE": 1, "TRAIN.FG_FRACTION": 0,
+    "TRAIN.SNAPSHOT_ITERS": 1, "TEST.SCALES": 1, "TEST.MAX_SIZE": 1, "TEST.MAX_PER_CLASS": 1, "TEST.MAX_PER_SET": 1,
+    "PROPOSALS.MAX_SIDE": 0, "PROPOSALS.MIN_SIZE": 0, "PROPOSALS.MAX_PROPOSALS": 0, "DEDUP_BOXES": 0, "RNG_SEED": 0,
+}  # fmt: skip
+_MOST = {"TRAIN.FG_FRACTION": 1, "RNG_SEED": 2**32 - 1}
 
 
 def _merge(options, values: Mapping, source: str, prefix: str) -> None:
@@ -252,7 +261,17 @@ def _merge(options, values: Mapping, source: str, prefix: str) -> None:
                 raise ConfigError(f"{source}: {path}: expected options below it, actual {value!r}")
             _merge(known[name], value, source, f"{path}.")
         else:
-            setattr(options, name, _converted(value, known[name], path, source))
+            value = _converted(value, known[name], path, source)
+            _check_range(value, path, source)
+            setattr(options, name, value)
+
+
+def _check_range(value, path: str, source: str) -> None:
+    for number in value if isinstance(value, tuple) else (value,):
+        if path in _LEAST and not number >= _LEAST[path]:
+            raise ConfigError(f"{source}: {path}: expected at least {_LEAST[path]}, actual {number!r}")
+        if path in _MOST and not number <= _MOST[path]:
+            raise ConfigError(f"{source}: {path}: expected at most {_MOST[path]}, actual {number!r}")
 
 
 def _assign(options, values: Mapping) -> None:

@@ -9,8 +9,10 @@ import yaml
 from detection.config import ConfigError
 
 
-def stated_classes(definition) -> dict[str, float]:
-    """{place: classes, background included} of a NetParameter: data layer, cls_score, bbox_pred, where it has them."""
+def stated_classes(definition) -> dict[str, object]:
+    """{place: classes, background included} of a NetParameter: data layer, cls_score, bbox_pred, where it has them.
+
+    They are numbers, but for what else a data layer's param_str may say."""
     stated = {}
     for layer in definition.layer:
         options = _data_options(layer)
@@ -30,14 +32,17 @@ def num_classes(definition, where: str) -> int:
         raise ConfigError(
             f"{where}: expected a layer cls_score, bbox_pred or a RoIDataLayer, which say how many classes"
         )
-    return int(next(iter(stated.values())))
+    place, count = next(iter(stated.items()))
+    if not isinstance(count, int | float):
+        raise ConfigError(f"{where}: {place}: expected a number, actual {count!r}")
+    return int(count)
 
 
 def check_classes(definition, classes: Sequence[str], where: str) -> None:
     """Raise ConfigError, naming all places, unless the NetParameter read from `where` is for these classes."""
     stated = stated_classes(definition)
     if any(count != len(classes) for count in stated.values()):
-        found = "; ".join(f"{place}: {count:g}" for place, count in stated.items())
+        found = "; ".join(f"{place}: {str(count).removesuffix('.0')}" for place, count in stated.items())
         raise ConfigError(
             f"{where}: the data set has {len(classes)} classes with the background ({', '.join(classes)}), but the "
             f"net says {found}. Change the prototxt, or let --fit-classes do it"

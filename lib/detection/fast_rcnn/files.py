@@ -48,8 +48,8 @@ def newest_model(definition: str) -> Path:
 
 
 def _classes_file(model: str | Path) -> Path:
-    stem = str(model).split("_iter_")[0]
-    return Path(f"{stem}_classes.txt")
+    model = Path(model)
+    return model.with_name(model.name.rsplit("_iter_", 1)[0] + "_classes.txt")
 
 
 def write_class_names(model: str | Path, classes: Sequence[str]) -> None:
@@ -57,11 +57,18 @@ def write_class_names(model: str | Path, classes: Sequence[str]) -> None:
     _classes_file(model).write_text("".join(f"{name}\n" for name in classes))
 
 
+def kept_class_names(model: str | Path) -> list[str] | None:
+    """The names that `write_class_names` kept beside a model, None where there are none."""
+    file = _classes_file(model)
+    return file.read_text().splitlines() if file.is_file() else None
+
+
 def class_names(model: str | Path, count: int) -> list[str]:
     """Names of a model's classes, background first: those kept beside it, else PASCAL VOC's if there are 21, else
     numbers."""
-    if _classes_file(model).is_file():
-        return _classes_file(model).read_text().splitlines()
+    kept = kept_class_names(model)
+    if kept is not None:
+        return kept
     names = VOC_CLASSES if count == len(VOC_CLASSES) + 1 else [f"class {i}" for i in range(1, count)]
     return ["__background__", *names]
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from caffelite import TEST, Net, proto, set_random_seed
-from caffelite.errors import CaffeliteError
+from caffelite.errors import CaffeliteError, WeightsError
 from detection import datasets, visualize
-from detection.config import cfg
+from detection.config import ConfigError, cfg
 from detection.datasets import shapes
 from detection.datasets.image import read_image
 from detection.evaluation import report
 from detection.evaluation.voc import Evaluation, evaluate
 from detection.fast_rcnn import classes as class_counts
-from detection.fast_rcnn.files import class_names, newest_model, read_solver, save_detections, write_class_names
+from detection.fast_rcnn.files import (
+    class_names,
+    kept_class_names,
+    newest_model,
+    read_solver,
+    save_detections,
+)
 from detection.fast_rcnn.test import Detections, detect, test_net
-from detection.fast_rcnn.train import Trainer
+from detection.fast_rcnn.train import Trainer, resume_files
 from detection.proposals import published
 from detection.proposals.selective_search import SearchOptions, proposals, search
 from detection.roi_data.roidb import build_roidb
@@ -86,6 +92,10 @@ def train(
     """
     if weights and snapshot:
         raise CaffeliteError("give either --weights (to fine-tune) or --snapshot (to continue), not both")
+    if iters is not None and iters < 1:
+        raise CaffeliteError(f"--iters: expected at least 1, actual {iters}")
+    if snapshot:
+        resume_files(snapshot)
     dataset = get_dataset(imdb)
     param = read_solver(solver, dataset.name, output)
     if seed is not None:
@@ -97,7 +107,6 @@ def train(
     if snapshot:
         trainer.restore(snapshot)
     model = trainer.train(iters or param.max_iter or DEFAULT_ITERS)
-    write_class_names(model, dataset.classes)
     curve = trainer.loss_log.with_suffix(".png")
     plot_losses(trainer.loss_log, curve)
     logger.info("losses in %s, training curve %s", trainer.loss_log, curve)
@@ -123,7 +132,10 @@ def load_net(definition: str, model: str | Path | None, classes: Sequence[str], 
     set_random_seed(cfg.RNG_SEED)
     net = Net(net if fit else definition, phase=TEST)
     if model is not None:
-        logger.info("%s", net.copy_from(model))
+        report = net.copy_from(model)
+        logger.info("%s", report)
+        if report.missing:
+            raise WeightsError(f"{model}: is no model of {definition}: it lacks the layers {', '.join(report.missing)}")
     return net
 
 
@@ -153,6 +165,12 @@ def test(
     model = Path(model) if model else newest_model(definition)
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file")
+    learned = kept_class_names(model)
+    if learned is not None and learned != list(dataset.classes):
+        raise ConfigError(
+            f"{dataset.name} has the classes {', '.join(dataset.classes[1:])}, but {model} learned "
+            f"{', '.join(learned[1:])}: name them in this order, as FOLDER:SET:CLASS,CLASS,..."
+        )
     logger.info("testing %s on %s", model, dataset.name)
     net = load_net(definition, model, dataset.classes, fit_classes)
     boxes = dataset_proposals(dataset, proposals_file)
@@ -172,8 +190,10 @@ def test(
     if compare:
         if cfg.TEST.BBOX_REG:
             cfg.TEST.BBOX_REG = False
-            evaluations["without box regression"] = evaluate(dataset, detect_dataset(net, dataset, boxes), None)
-            cfg.TEST.BBOX_REG = True
+            try:
+                evaluations["without box regression"] = evaluate(dataset, detect_dataset(net, dataset, boxes), None)
+            finally:
+                cfg.TEST.BBOX_REG = True
         untrained = load_net(definition, None, dataset.classes, fit_classes)
         evaluations["untrained"] = evaluate(dataset, detect_dataset(untrained, dataset, boxes), None)
     return evaluations
@@ -193,16 +213,15 @@ def draw_samples(dataset, detections: Detections, picture: Path) -> None:
 
 def demo(
     images: Sequence[str], definition: str, model: str | None = None, threshold: float = 0.5
-) -> list[tuple[Path, list[str]]]:
+) -> Iterator[tuple[Path, list[str]]]:
     """Detect in images of one's own: proposals by selective search, the net, suppression, and of what is left all with
-    a score of at least `threshold`. Writes <image>_detections.png beside each; returns those files, each with a line
-    per detection. Raises CaffeliteError."""
+    a score of at least `threshold`. Writes <image>_detections.png beside each; yields those files as they are written,
+    each with a line per detection. Raises CaffeliteError."""
     model = Path(model) if model else newest_model(definition)
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file; ./tools/train_net.py trains one")
     names = class_names(model, class_counts.num_classes(proto.read_net(definition)[0], definition))
     net = load_net(definition, model, names, fit=True)
-    written = []
     for path in images:
         image = read_image(path)
         dets = detect(net, image, search(image, search_options()))
@@ -214,5 +233,4 @@ def demo(
             for det in dets[c]
             if det[4] >= threshold
         ]
-        written.append((picture, lines))
-    return written
+        yield picture, lines

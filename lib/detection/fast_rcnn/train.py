@@ -6,7 +6,11 @@ import json
 import logging
 import math
 import os
+import signal
+import tempfile
+import threading
 import time
+import zipfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +23,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from caffelite import get_solver, proto
 from caffelite.errors import CaffeliteError, FileFormatError, WeightsError
+from caffelite.proto.files import replacing
 from detection.config import ConfigError, cfg
 from detection.fast_rcnn import memory
 from detection.fast_rcnn.classes import check_classes, fit_classes
+from detection.fast_rcnn.files import write_class_names
 from detection.roi_data.roidb import add_bbox_targets, training_roidb
 
 logger = logging.getLogger("detection")
@@ -36,7 +42,7 @@ class Trainer:
 
     Files are named after the solver's snapshot_prefix: <prefix>_iter_N.caffemodel has bbox_pred un-normalised, ready
     for the test; <prefix>_iter_N.solverstate and .resume.npz hold what else an exact resume needs; <prefix>_loss.jsonl
-    has one line per iteration.
+    has one line per iteration, <prefix>_classes.txt the names of the classes.
 
     `solver` is a SolverParameter, `classes` the data set's names with the background; `fit` makes the net's numbers of
     classes those of the data set. Then comes `set_data`, then `train`. Raises CaffeliteError.
@@ -51,8 +57,8 @@ class Trainer:
         self.display = self.param.display or 20
         # the solver's own snapshots would hold normalised box regressors, and the trainer does the talking
         self.param.snapshot = self.param.display = 0
-        os.makedirs(os.path.dirname(self.param.snapshot_prefix) or ".", exist_ok=True)
-        self.num_classes = len(classes)
+        _make_writable(os.path.dirname(self.param.snapshot_prefix) or ".")
+        self.classes = classes
         self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
         self.solver = get_solver(self.param, random_seed=self.seed)
         self.net = self.solver.net
@@ -64,7 +70,7 @@ class Trainer:
     def set_data(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Train on the roidb entries of a data set (`build_roidb`). Raises DatasetError, ConfigError."""
         roidb = training_roidb(entries)
-        self.means, self.stds = add_bbox_targets(roidb, self.num_classes)
+        self.means, self.stds = add_bbox_targets(roidb, len(self.classes))
         self.data_layer.set_roidb(roidb)
         logger.info(
             "training on %d images%s, %d per minibatch%s, seed %d",
@@ -72,7 +78,7 @@ class Trainer:
             f" x iter_size {self.param.iter_size}" if self.param.iter_size > 1 else "", self.seed,
         )  # fmt: skip
         tops = self.net.top_blobs[list(self.net.layers).index(self.data_layer)]
-        for blob, shape in zip(tops, memory.largest_shapes(roidb, self.num_classes)):
+        for blob, shape in zip(tops, memory.largest_shapes(roidb, len(self.classes))):
             blob.reshape(*shape)
         self.net.reshape()
         logger.info("%s", memory.describe(memory.memory_plan(self.solver)))
@@ -87,12 +93,17 @@ class Trainer:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def train(self, max_iters: int) -> Path:
-        """Train up to iteration `max_iters`; returns the last model written. Raises TrainingError."""
+        """Train up to iteration `max_iters`; returns the last model written. Raises TrainingError.
+
+        Ctrl-C ends it after the iteration under way, with a snapshot and a KeyboardInterrupt that names it; a second
+        one ends it at once.
+        """
         self._start_loss_log()
         model, began, first = None, time.perf_counter(), self.solver.iter
         recent = deque(maxlen=max(self.param.average_loss, self.display))
         try:
             with (
+                _interrupts() as interrupted,
                 open(self.loss_log, "a") as log,
                 logging_redirect_tqdm(),
                 tqdm(total=max_iters, initial=first, desc="train", unit="it", disable=None) as bar,
@@ -111,8 +122,15 @@ class Trainer:
                         text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
                         done = f"iteration {self.solver.iter} of {max_iters}"
                         logger.info("%s: %s, lr %g, %.2f s each", done, text, rate, seconds)
-                    if self.solver.iter % cfg.TRAIN.SNAPSHOT_ITERS == 0 or self.solver.iter == max_iters:
+                    last = self.solver.iter == max_iters or interrupted.is_set()
+                    if last or self.solver.iter % cfg.TRAIN.SNAPSHOT_ITERS == 0:
+                        log.flush()  # a resume reads it up to here
                         model = self.snapshot()
+                    if interrupted.is_set() and self.solver.iter < max_iters:
+                        raise KeyboardInterrupt(
+                            f"stopped at iteration {self.solver.iter} of {max_iters}; to continue: "
+                            f"--snapshot {str(model).replace('.caffemodel', '.solverstate')}"
+                        )
         finally:
             self.data_layer.close()
         if model is None:
@@ -158,7 +176,9 @@ class Trainer:
             resume |= {"bbox_means": self.means, "bbox_stds": self.stds}
         with self._unnormalised():
             model, state = self.solver.snapshot()
-        np.savez(_resume_file(state), **resume)
+        with replacing(_resume_file(state)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **resume)
+        write_class_names(model, self.classes)
         logger.info("wrote %s", model)
         return Path(model)
 
@@ -180,29 +200,31 @@ class Trainer:
 
     def restore(self, state: str | Path) -> None:
         """Continue exactly from a snapshot's .solverstate. Raises FileFormatError, ConfigError, SolverError."""
-        file = _resume_file(state)
-        for path in (Path(state), file):
-            if not path.exists():
-                raise FileFormatError(f"--snapshot {state}: {path} does not exist, and an exact resume needs it")
-        with np.load(file) as resume:
-            if self.regressor is not None:
-                mine = {"bbox_means": self.means, "bbox_stds": self.stds}
-                if not all(key in resume and np.array_equal(resume[key], mine[key]) for key in mine):
-                    raise ConfigError(
-                        f"{file}: its box targets were normalised otherwise: resume with the same data set and options"
-                    )
-            self.solver.restore(state)
-            if self.regressor is not None:
-                for i, blob in enumerate(self.regressor):
-                    blob.data[...] = resume[f"bbox_pred:{i}"]
-            prefix = "sampler:"
-            self.data_layer.set_state({k[len(prefix) :]: resume[k] for k in resume.files if k.startswith(prefix)})
+        _, file = resume_files(state)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                resume = dict(arrays)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as e:
+            raise FileFormatError(f"{file}: damaged, or not written by a training ({e})") from None
+        if self.regressor is not None:
+            mine = {"bbox_means": self.means, "bbox_stds": self.stds}
+            if not all(key in resume and np.array_equal(resume[key], mine[key]) for key in mine):
+                raise ConfigError(
+                    f"{file}: its box targets were normalised otherwise: resume with the same data set and options"
+                )
+        self.solver.restore(state)
+        if self.regressor is not None:
+            for i, blob in enumerate(self.regressor):
+                blob.data[...] = resume[f"bbox_pred:{i}"]
+        prefix = "sampler:"
+        self.data_layer.set_state({k[len(prefix) :]: resume[k] for k in resume if k.startswith(prefix)})
         logger.info("continuing from %s at iteration %d", state, self.solver.iter)
 
     def _start_loss_log(self) -> None:
         """Begin the loss log: empty, or where training continues, with the lines up to there."""
         lines = self.loss_log.read_text().splitlines() if self.solver.iter and self.loss_log.exists() else []
-        kept = [line for line in lines if json.loads(line)["iter"] < self.solver.iter]
+        # only a whole line ends in a brace: a crash may have cut the last one
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iter"] < self.solver.iter]
         self.loss_log.write_text("".join(f"{line}\n" for line in kept))
 
 
@@ -220,5 +242,47 @@ def _match_classes(param, classes: Sequence[str], fit: bool) -> None:
                 check_classes(definition, classes, file)
 
 
+def resume_files(state: str | Path) -> tuple[Path, Path]:
+    """The two files that a resume needs: the .solverstate and what lies beside it. Raises FileFormatError."""
+    if ".solverstate" not in Path(state).name:
+        raise FileFormatError(f"--snapshot {state}: expected a file <prefix>_iter_N.solverstate")
+    files = Path(state), _resume_file(state)
+    for path in files:
+        if not path.is_file():
+            raise FileFormatError(f"--snapshot {state}: {path} does not exist, and an exact resume needs it")
+    return files
+
+
 def _resume_file(state: str | Path) -> Path:
-    return Path(str(state).split(".solverstate")[0] + ".resume.npz")
+    state = Path(state)
+    return state.with_name(state.name.split(".solverstate")[0] + ".resume.npz")
+
+
+def _make_writable(folder: str) -> None:
+    """Make a folder and try it: the first snapshot is too late to learn that it cannot be written."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise TrainingError(f"{folder}: nothing can be written to this folder: {e.strerror}") from None
+
+
+@contextmanager
+def _interrupts():
+    """Inside, the first Ctrl-C sets the event that this gives; a second one raises KeyboardInterrupt."""
+    asked = threading.Event()
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield asked  # another thread, or someone who has other plans
+        return
+
+    def ask(number, frame):
+        asked.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

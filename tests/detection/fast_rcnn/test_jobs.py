@@ -117,7 +117,7 @@ def test_other_class_counts_are_refused_on_both_sides(job):
 
 def test_without_a_model(job):
     test = functools.partial(jobs.test, "test.prototxt", "set:test")
-    for run in (test, functools.partial(jobs.demo, [], "test.prototxt")):
+    for run in (test, lambda **more: list(jobs.demo([], "test.prototxt", **more))):
         with pytest.raises(CaffeliteError, match=r"no trained model net_iter_\*.*tools/train_net\.py"):
             run()
         with pytest.raises(CaffeliteError, match=r"gone\.caffemodel: there is no such file"):
