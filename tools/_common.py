@@ -16,6 +16,7 @@ if find_spec("caffelite") is None or find_spec("detection") is None:
     sys.path[:0] = [str(ROOT), str(ROOT / "lib")]
 try:
     import caffelite
+    from caffelite.backend import kernels
     from caffelite.errors import BackendError, CaffeliteError
     from detection import datasets
 except ModuleNotFoundError as missing:
@@ -59,29 +60,41 @@ def add_data(options: argparse.ArgumentParser, imdb: str) -> None:
     )
 
 
-def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    """Select the device, call main(args); the exit status: 0, 1 after an error, 2 for a device that is not there."""
+def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Select the device, if there are options for it, and call main(args).
+
+    The exit status: main's or 0; 1 after an error, 2 for a device or a compiler that is not there, 130 after Ctrl-C.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("detection").setLevel(logging.INFO)
+    if "gpu" in args:
+        try:
+            _select_device(args)
+        except BackendError as e:
+            print(f"error: {e}", file=sys.stderr)
+            return 2
     try:
-        caffelite.set_threads(args.threads)
-        if args.gpu is not None:
-            caffelite.set_mode_gpu()
-            caffelite.set_device(args.gpu)
-            caffelite.allow_tf32(args.tf32)
-            caffelite.set_deterministic(not args.measure)
-    except BackendError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    try:
-        main(args)
+        return main(args) or 0
     except CaffeliteError as e:
         print(f"error: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror or e}", file=sys.stderr)
         return 1
     except MemoryError as e:
         print(f"error: out of memory ({e}): use smaller TRAIN.SCALES or TEST.SCALES, or fewer RoIs", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as e:
+        print(e if e.args else "stopped", file=sys.stderr)
         return 130
-    return 0
+
+
+def _select_device(args: argparse.Namespace) -> None:
+    caffelite.set_threads(args.threads)
+    if args.gpu is None:
+        kernels.compiler()  # a missing one is told now, not after minutes of work
+        return
+    caffelite.set_mode_gpu()
+    caffelite.set_device(args.gpu)
+    caffelite.allow_tf32(args.tf32)
+    caffelite.set_deterministic(not args.measure)

@@ -11,22 +11,14 @@ import argparse
 import sys
 from collections import Counter
 
+import _common
+
 from detection import datasets
 from detection.datasets.check import check, summary
 from detection.errors import DatasetError
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", nargs="+", help=datasets.NAMES)
-    parser.add_argument(
-        "--data", default=datasets.DATA, help="folder that holds named data sets (default: %(default)s)"
-    )
-    parser.add_argument("--decode", action="store_true", help="decode every image, which finds damaged files (slower)")
-    parser.add_argument(
-        "--limit", type=int, default=20, help="findings printed of each kind (default: %(default)s; 0: all)"
-    )
-    args = parser.parse_args()
+def main(args) -> int:
     return max([report(name, args) for name in args.dataset])
 
 
@@ -54,4 +46,13 @@ def report(name: str, args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = _common.parser(__doc__)
+    parser.add_argument("dataset", nargs="+", help=datasets.NAMES)
+    parser.add_argument(
+        "--data", default=datasets.DATA, help="folder that holds named data sets (default: %(default)s)"
+    )
+    parser.add_argument("--decode", action="store_true", help="decode every image, which finds damaged files (slower)")
+    parser.add_argument(
+        "--limit", type=int, default=20, help="findings printed of each kind (default: %(default)s; 0: all)"
+    )
+    sys.exit(_common.run(main, parser.parse_args()))

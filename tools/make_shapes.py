@@ -4,24 +4,16 @@
 The same options give the same files. A set that is there already is kept; other options, or --force, make it anew.
 """
 
-import argparse
+import sys
 import time
+
+import _common
 
 from detection import datasets
 from detection.datasets.shapes import ShapesOptions, make
 
 
-def main() -> None:
-    defaults = ShapesOptions()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", default=datasets.DATA / "shapes", help="where to (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=defaults.train, help="training images (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=defaults.test, help="test images (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=defaults.seed, help="another seed, other images (default: %(default)s)"
-    )
-    parser.add_argument("--force", action="store_true", help="make it anew even if it is there")
-    args = parser.parse_args()
+def main(args) -> None:
     start = time.perf_counter()
     if make(args.folder, ShapesOptions(train=args.train, test=args.test, seed=args.seed), args.force):
         seconds = time.perf_counter() - start
@@ -31,4 +23,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    defaults = ShapesOptions()
+    parser = _common.parser(__doc__)
+    parser.add_argument("--folder", default=datasets.DATA / "shapes", help="where to (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=defaults.train, help="training images (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=defaults.test, help="test images (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=defaults.seed, help="another seed, other images (default: %(default)s)"
+    )
+    parser.add_argument("--force", action="store_true", help="make it anew even if it is there")
+    sys.exit(_common.run(main, parser.parse_args()))

@@ -79,6 +79,11 @@ def test_default_profile_is_the_defaults(options):
         (["TEST.SELECTION", "best"], "expected one of rising, threshold"),
         (["PROFILE", "fast"], "expected one of fast-rcnn, py-faster-rcnn"),
         (["PROFILE", "3"], "PROFILE: expected str"),
+        (["TRAIN.IMS_PER_BATCH", "0"], "TRAIN.IMS_PER_BATCH: expected at least 1, actual 0"),
+        (["TEST.SCALES", "[600, 0]"], "TEST.SCALES: expected at least 1, actual 0"),
+        (["TRAIN.FG_FRACTION", "2"], "TRAIN.FG_FRACTION: expected at most 1, actual 2.0"),
+        (["TRAIN.FG_FRACTION", ".nan"], "expected at least 0, actual nan"),
+        (["RNG_SEED", "-1"], "RNG_SEED: expected at least 0"),
         (["TEST.NMS"], "expected pairs NAME VALUE, actual 1 word"),
     ],
 )
@@ -90,7 +95,13 @@ def test_refusals(options, words, says):
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "TRAIN: [", "just words"])
 def test_files_that_are_no_options(options, tmp_path, text):
     (tmp_path / "c.yml").write_text(text)
-    with pytest.raises(ConfigError, match=r"c\.yml"):
+    with pytest.raises(ConfigError, match=r"^[^\n]*c\.yml[^\n]*$"):
+        options.merge_file(tmp_path / "c.yml")
+
+
+def test_a_syntax_error_has_its_place(options, tmp_path):
+    (tmp_path / "c.yml").write_text("TRAIN:\n  SCALES: [480\nTEST: {}\n")
+    with pytest.raises(ConfigError, match=r"c\.yml:3:5: cannot be read as YAML options: expected ',' or ']'"):
         options.merge_file(tmp_path / "c.yml")
 
 

@@ -9,7 +9,9 @@ from detection.datasets import shapes
 from detection.datasets.voc import VOC_CLASSES, VocDataset
 from detection.errors import DatasetError
 
-DATA = Path(__file__).resolve().parents[3] / "data"
+_CHECKOUT = Path(__file__).resolve().parents[3]
+# an installed package is no place for data: without a checkout around it, they lie where the user works
+DATA = _CHECKOUT / "data" if (_CHECKOUT / "pyproject.toml").is_file() else Path("data")
 
 NAMES = "shapes_SET, voc_YEAR_SET, FOLDER:SET or FOLDER:SET:CLASS,CLASS,..."
 

@@ -156,6 +156,8 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     Raises DatasetError if the folder holds something else.
     """
     folder = Path(folder)
+    if options.seed < 0:
+        raise DatasetError(f"{folder}: expected a seed of at least 0, actual {options.seed}")
     if min(options.train, options.test) < 1:
         raise DatasetError(
             f"{folder}: expected at least one image of each set, found {options.train} and {options.test}"
@@ -189,9 +191,13 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
 
 
 def _read_manifest(folder: Path) -> dict:
+    """The manifest of a folder that this module made: what else lies there must not be replaced."""
     try:
-        return json.loads((folder / _MANIFEST).read_text())
-    except (OSError, ValueError):
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        if "generator" not in manifest or "options" not in manifest:
+            raise ValueError
+        return manifest
+    except (OSError, TypeError, ValueError):
         raise DatasetError(f"{folder}: holds something else than shapes; move it, or name another folder") from None
 
 

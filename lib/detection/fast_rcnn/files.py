@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def _prefix(param, path: str) -> tuple[str, str]:
     """Folder and name of a solver's snapshots; where the prefix is a mere folder, the name is the solver file's."""
     folder, name = os.path.split(param.snapshot_prefix)
     return folder, name or Path(path).stem
+
+
+def make_writable(folder: str | Path) -> None:
+    """Make a folder and try it: after hours of work it is too late to learn that it cannot be written. Raises
+    CaffeliteError."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise CaffeliteError(f"{folder}: nothing can be written to this folder: {e.strerror}") from None
 
 
 def newest_model(definition: str) -> Path:

@@ -21,6 +21,7 @@ from detection.fast_rcnn import classes as class_counts
 from detection.fast_rcnn.files import (
     class_names,
     kept_class_names,
+    make_writable,
     newest_model,
     read_solver,
     save_detections,
@@ -174,10 +175,9 @@ def test(
     logger.info("testing %s on %s", model, dataset.name)
     net = load_net(definition, model, dataset.classes, fit_classes)
     boxes = dataset_proposals(dataset, proposals_file)
-    detections = detect_dataset(net, dataset, boxes)
-
     folder = Path(output) if output else model.with_suffix("") / dataset.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_writable(folder)
+    detections = detect_dataset(net, dataset, boxes)
     save_detections(folder / "detections.npz", detections, dataset.image_index)
     results = folder if competition else folder / "results"
     evaluation = evaluate(dataset, detections, results, competition="comp4")

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import signal
-import tempfile
 import threading
 import time
 import zipfile
@@ -27,7 +26,7 @@ from caffelite.proto.files import replacing
 from detection.config import ConfigError, cfg
 from detection.fast_rcnn import memory
 from detection.fast_rcnn.classes import check_classes, fit_classes
-from detection.fast_rcnn.files import write_class_names
+from detection.fast_rcnn.files import make_writable, write_class_names
 from detection.roi_data.roidb import add_bbox_targets, training_roidb
 
 logger = logging.getLogger("detection")
@@ -57,7 +56,7 @@ class Trainer:
         self.display = self.param.display or 20
         # the solver's own snapshots would hold normalised box regressors, and the trainer does the talking
         self.param.snapshot = self.param.display = 0
-        _make_writable(os.path.dirname(self.param.snapshot_prefix) or ".")
+        make_writable(os.path.dirname(self.param.snapshot_prefix) or ".")
         self.classes = classes
         self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
         self.solver = get_solver(self.param, random_seed=self.seed)
@@ -256,16 +255,6 @@ def resume_files(state: str | Path) -> tuple[Path, Path]:
 def _resume_file(state: str | Path) -> Path:
     state = Path(state)
     return state.with_name(state.name.split(".solverstate")[0] + ".resume.npz")
-
-
-def _make_writable(folder: str) -> None:
-    """Make a folder and try it: the first snapshot is too late to learn that it cannot be written."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as e:
-        raise TrainingError(f"{folder}: nothing can be written to this folder: {e.strerror}") from None
 
 
 @contextmanager

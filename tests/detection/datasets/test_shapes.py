@@ -53,9 +53,12 @@ def test_made_only_when_options_change(tmp_path):
     assert not shapes.make(folder, dataclasses.replace(options, train=1))
 
 
-def test_what_is_not_ours_is_left_alone(tmp_path):
+@pytest.mark.parametrize("manifest", [None, '{"name": "an app of the web"}', "[]", "1"])
+def test_what_is_not_ours_is_left_alone(tmp_path, manifest):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    if manifest:
+        (tmp_path / "mine" / "manifest.json").write_text(manifest)
     with pytest.raises(DatasetError, match="holds something else"):
         shapes.make(tmp_path / "mine", OPTIONS, force=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()

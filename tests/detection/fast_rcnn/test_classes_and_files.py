@@ -12,6 +12,7 @@ from detection.fast_rcnn.classes import check_classes, fit_classes, num_classes,
 from detection.fast_rcnn.files import (
     class_names,
     load_detections,
+    make_writable,
     newest_model,
     read_solver,
     save_detections,
@@ -58,6 +59,14 @@ def test_fitting(net):
     assert set(stated_classes(net).values()) == {3}
     check_classes(net, CLASSES, "train.prototxt")
     assert num_classes(net, "train.prototxt") == 3
+
+
+def test_a_count_that_is_no_number(net):
+    net.layer[0].python_param.param_str = "'num_classes': two"
+    with pytest.raises(ConfigError, match="layer 'data': two; num_output of 'cls_score': 4;"):
+        check_classes(net, CLASSES, "train.prototxt")
+    with pytest.raises(ConfigError, match=r"net\.prototxt: .*'data': expected a number, actual 'two'"):
+        num_classes(net, "net.prototxt")
 
 
 def test_a_net_that_says_nothing():
@@ -109,11 +118,21 @@ def test_no_solver_beside_the_test_net(tmp_path):
 
 
 def test_class_names(tmp_path):
+    (tmp_path / "an_iter_ation").mkdir()
+    tmp_path = tmp_path / "an_iter_ation"
     model = tmp_path / "net_iter_10.caffemodel"
     assert class_names(model, 3) == ["__background__", "class 1", "class 2"]
     assert class_names(model, 21)[15] == "person"
     write_class_names(model, CLASSES)
     assert class_names(tmp_path / "net_iter_20.caffemodel", 3) == list(CLASSES)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    make_writable(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaffeliteError, match="file: nothing can be written to this folder: File exists"):
+        make_writable(tmp_path / "file")
 
 
 def test_detections_survive_a_file(tmp_path):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from caffelite.errors import CaffeliteError
+from caffelite.errors import CaffeliteError, WeightsError
 from detection.config import ConfigError
 from detection.datasets import shapes
 from detection.fast_rcnn import jobs
@@ -115,6 +115,31 @@ def test_other_class_counts_are_refused_on_both_sides(job):
         jobs.test("test.prototxt", "set:test", "net_iter_1.caffemodel")
 
 
+def test_a_model_of_something_else(job):
+    classes = "set:train:" + ",".join(shapes.CLASSES)
+    model = jobs.train("solver.prototxt", classes, 1, fit_classes=True, output="a")
+    turned = "set:test:" + ",".join(reversed(shapes.CLASSES))
+    with pytest.raises(ConfigError, match=r"has the classes triangle, .*, but .* learned box, .*, triangle"):
+        jobs.test("test.prototxt", turned, str(model), fit_classes=True)
+    (job / "test.prototxt").write_text((TEST % BODY).replace("conv1", "other"))
+    with pytest.raises(WeightsError, match=r"is no model of test\.prototxt: it lacks the layers other$"):
+        jobs.test("test.prototxt", classes, str(model), fit_classes=True)
+
+
+def test_no_iterations(job):
+    with pytest.raises(CaffeliteError, match="--iters: expected at least 1, actual 0"):
+        jobs.train("solver.prototxt", "set:train", 0)
+
+
+def test_what_is_found_is_told_before_an_image_that_cannot_be_read(job):
+    model = jobs.train("solver.prototxt", "set:train", 1, fit_classes=True)
+    image = next((job / "set" / "JPEGImages").iterdir())
+    found = jobs.demo([str(image), "none.png"], "test.prototxt", str(model))
+    assert next(found)[0] == image.with_name(f"{image.stem}_detections.png")
+    with pytest.raises(CaffeliteError, match=r"none\.png"):
+        next(found)
+
+
 def test_without_a_model(job):
     test = functools.partial(jobs.test, "test.prototxt", "set:test")
     for run in (test, lambda **more: list(jobs.demo([], "test.prototxt", **more))):
@@ -124,10 +149,12 @@ def test_without_a_model(job):
             run(model="gone.caffemodel")
 
 
-def tool(name, *arguments, cwd=ROOT):
+def tool(name, *arguments, cwd=ROOT, **environment):
     path = os.pathsep.join([str(ROOT), str(ROOT / "lib")])
     command = [sys.executable, str(ROOT / "tools" / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": path})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": path, **environment}
+    )
 
 
 @pytest.mark.parametrize("name", ["train_net.py", "test_net.py", "demo.py"])
@@ -144,12 +171,21 @@ def test_a_gpu_that_is_not_there_is_one_line(tmp_path):
     assert run.stderr.startswith("error: a GPU was asked for") and run.stderr.count("\n") == 1
 
 
+def test_a_missing_compiler_is_one_line(tmp_path):
+    run = tool("train_net.py", PATH=str(tmp_path), CXX="")
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert "apt install g++" in line and "pip install ziglang" in line
+
+
 @pytest.mark.parametrize(
     "name, arguments, says",
     [
         ("train_net.py", ["--set", "TRAIN.SCALE", "3"], "did you mean TRAIN.SCALES"),
         ("test_net.py", ["--net", "none.caffemodel", "--imdb", "nowhere:test"], "nowhere"),
         ("demo.py", ["--net", "none.caffemodel", "x.png"], "there is no such file"),
+        ("make_shapes.py", ["--train", "0"], "at least one image"),
+        ("make_shapes.py", ["--folder", "/dev/null/x"], "/dev/null/x"),
     ],
 )
 def test_errors_are_one_line(tmp_path, name, arguments, says):

@@ -1,6 +1,8 @@
 """Training end to end on a few small images: snapshots, exact resume, determinism, and what stops it."""
 
 import json
+import os
+import signal
 
 import cv2
 import numpy as np
@@ -126,6 +128,40 @@ def test_resume_refuses_other_data_and_missing_files(tmp_path, entries, default_
     (tmp_path / "out" / "tiny_iter_3.resume.npz").unlink()
     with pytest.raises(caffe.CaffeliteError, match=r"tiny_iter_3\.resume\.npz does not exist"):
         trainer_of(solver_param(tmp_path), entries).restore(state)
+
+
+def test_resume_after_a_crash(tmp_path, entries):
+    trainer = trainer_of(solver_param(tmp_path), entries)
+    trainer.train(3)
+    state = tmp_path / "out" / "tiny_iter_3.solverstate"
+    text = trainer.loss_log.read_text()
+    trainer.loss_log.write_text(text + '{"iter": 3, "lr')
+    rest = trainer_of(solver_param(tmp_path), entries)
+    rest.restore(state)
+    rest.train(4)
+    assert rest.loss_log.read_text().startswith(text) and len(rest.loss_log.read_text().splitlines()) == 4
+    file = tmp_path / "out" / "tiny_iter_3.resume.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(caffe.CaffeliteError, match=r"tiny_iter_3\.resume\.npz: damaged"):
+        trainer_of(solver_param(tmp_path), entries).restore(state)
+    with pytest.raises(caffe.CaffeliteError, match=r"expected a file <prefix>_iter_N\.solverstate"):
+        rest.restore(tmp_path / "out" / "tiny_iter_3.caffemodel")
+
+
+def test_ctrl_c_keeps_what_was_learned(tmp_path, entries):
+    whole = trainer_of(solver_param(tmp_path, "whole"), entries)
+    model = whole.train(4)
+    trainer = trainer_of(solver_param(tmp_path), entries)
+    trainer.solver.add_callback(lambda: None, lambda: trainer.solver.iter == 1 and os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(
+        KeyboardInterrupt, match=r"iteration 2 of 4; to continue: --snapshot .*tiny_iter_2\.solverstate"
+    ):
+        trainer.train(4)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    rest = trainer_of(solver_param(tmp_path), entries)
+    rest.restore(tmp_path / "out" / "tiny_iter_2.solverstate")
+    assert rest.train(4).read_bytes() == model.read_bytes()
+    assert rest.loss_log.read_text() == whole.loss_log.read_text()
 
 
 def test_a_loss_that_is_not_finite_names_blob_and_images(tmp_path, entries):
