@@ -55,7 +55,7 @@ def test_damaged_files(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     for read in (image_size, read_image):
-        with pytest.raises(DatasetError, match=r"a\.jpg: not an image"):
+        with pytest.raises(DatasetError, match=r"a\.jpg: .*(no image|of no bytes|without a header)"):
             read(path)
 
 
