@@ -53,7 +53,10 @@ def test_names_follow_pycaffe(build):
 
 
 def test_frozen_layers_allocate_no_diffs(build):
-    net = run(build(text=SMALL % FROZEN))
+    net = build(text=SMALL % FROZEN)
+    net.blobs["label"].data[...] = 1
+    net._forward(0, len(net.layers) - 1)
+    net._backward(len(net.layers) - 1, 0)  # as a solver does; net.backward() would return the inputs' diffs
     assert not any(b.diff_memory.allocated for b in net.params["conv1"])
     assert not any(net.blobs[n].diff_memory.allocated for n in ("data", "conv1", "pool", "label"))
     assert net.blobs["fc"].diff_memory.allocated and net.params["fc"][0].diff_memory.allocated
@@ -78,14 +81,15 @@ def test_parts_run_alone(build):
 
 
 def test_reshape_on_the_fly_keeps_weights(build):
-    net = build(caffe.TEST, text=(SMALL % "").replace("num_output: 5", "num_output: 5 axis: 2"))
-    memory = net.blobs["data"].data_memory
+    net = build(caffe.TEST, text=(SMALL % "").split('layer { name: "fc"')[0])
+    memory, weights = net.blobs["data"].data_memory, net.params["conv1"][0].data.copy()
     net.blobs["data"].reshape(1, 3, 6, 8)
     net.reshape()
-    assert net.blobs["conv1"].shape == (1, 4, 4, 6) and net.blobs["data"].data_memory is memory
-    net.blobs["data"].reshape(4, 3, 8, 8)
-    net.reshape()
-    assert net.blobs["conv1"].shape == (4, 4, 6, 6)
+    assert net.blobs["pool"].shape == (1, 4, 2, 3) and net.blobs["data"].data_memory is memory
+    net.blobs["data"].reshape(4, 3, 9, 8)
+    net.forward()
+    assert net.blobs["pool"].data.shape == (4, 4, 4, 3)
+    assert np.array_equal(net.params["conv1"][0].data, weights)
 
 
 def test_keyword_inputs_are_checked(build):
@@ -177,7 +181,7 @@ def test_net_from_a_message_and_the_old_constructor(build, tmp_path):
         (('type: "Pooling"', 'type: "Poling"'), NetError, r"net.prototxt:8: layer 'pool'.*did you mean 'Pooling'"),
         (('bottom: "pool"', 'bottom: "pol"'), NetError, r"net.prototxt:9: layer 'fc'.*unknown bottom blob 'pol'"),
         (("kernel_size: 2", "kernal_size: 2"), PrototxtError, r"net.prototxt:8:\d+.*kernal_size.*kernel_size"),
-        (('top: "pool"', 'top: "data"'), LayerError, "made by another layer"),
+        (('top: "loss"', 'top: "conv1"'), LayerError, "made by another layer"),
         (("kernel_size: 2", "kernel_size: 2 pad: 2"), LayerError, r"net.prototxt:8: layer 'pool' \(Pooling\)"),
     ],
 )

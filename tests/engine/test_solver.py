@@ -153,7 +153,7 @@ def test_display_and_rate_are_logged(make, caplog):
     ],
 )
 def test_bad_solvers_are_refused(make, text, words):
-    replace = {"lr_policy": ""} if "lr_policy" in text else {}
+    replace = {name: "" for name in ("lr_policy", "snapshot_prefix") if f"{name}:" in text}
     with pytest.raises(SolverError, match=words):
         make(text, **replace)
 
