@@ -26,7 +26,8 @@ PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for wrong options."""
+    """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for wrong options, 130 after
+    Ctrl-C."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -39,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as e:
         print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("caffelite: stopped", file=sys.stderr)
+        return 130
     except MemoryError as e:
         print(f"caffelite: out of memory ({e}): use smaller images or a smaller batch", file=sys.stderr)
         return 1
@@ -85,10 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "test", test, "Score a net: the mean of its outputs over --iterations passes.", "device", "net", "weights"
     )
-    sub.add_argument("--iterations", type=int, default=50, metavar="N", help="passes to average (default: 50)")
+    sub.add_argument("--iterations", type=_at_least_1, default=50, metavar="N", help="passes to average (default: 50)")
 
     sub = command("time", time_net, "Time every layer forward and backward.", "device", "net", "weights")
-    sub.add_argument("--iterations", type=int, default=50, metavar="N", help="passes to time (default: 50)")
+    sub.add_argument("--iterations", type=_at_least_1, default=50, metavar="N", help="passes to time (default: 50)")
 
     command("summary", summary, "Print layers, shapes, parameters, multiply-adds and memory.", "net")
 
@@ -99,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     command("device_query", device_query, "Print the CPU and the GPU stack: what was found and what would be used.")
     data_tools.add_commands(command)
     return parser
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, actual {text!r}")
+    return int(text)
 
 
 def train(options) -> None:

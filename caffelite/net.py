@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -171,6 +172,8 @@ class Net:
                     self._log_backward(i)
             for hook in self._hooks["after_backward"]:
                 hook(i)
+        if self.debug_info and (first, last) == (0, len(self.layers) - 1):
+            self._log_params()
 
     def forward_all(self, blobs: Iterable[str] | None = None, **inputs):
         """Run whole arrays of any length through the net, batch by batch; returns {name: stacked data}."""
@@ -317,6 +320,14 @@ class Net:
         for k, blob in enumerate(self.layers[i].blobs):
             if self.layers[i].param_propagate_down[k]:
                 self._log_mean("Backward", i, f"param blob {k}", "diff", blob.diff)
+
+    def _log_params(self) -> None:
+        blobs = [p.blob for p in self.learnable_params]
+        data, diff = [b.data for b in blobs], [b.diff for b in blobs if b.diff_memory.allocated]
+        l1 = (sum(float(np.abs(values).sum(dtype=np.float64)) for values in of) for of in (data, diff))
+        l2 = (math.sqrt(sum(float(np.square(values, dtype=np.float64).sum()) for values in of)) for of in (data, diff))
+        text = "    [Backward] All net params (data, diff): L1 norm = (%.6g, %.6g); L2 norm = (%.6g, %.6g)"
+        log.info(text, *l1, *l2)
 
     def _log_mean(self, direction: str, i: int, what: str, kind: str, values: np.ndarray) -> None:
         mean = float(np.abs(values).mean(dtype=np.float64)) if values.size else 0.0

@@ -98,20 +98,27 @@ def signatures(text: str) -> dict[str, list[tuple[str, bool, bool, str]]]:
 
 
 def set_threads(n: int) -> None:
-    """Let CPU kernels use `n` threads (0: the OpenMP default, all cores). Results do not depend on it."""
+    """Let CPU kernels use `n` threads (0: OMP_NUM_THREADS, else all cores). Results do not depend on it.
+
+    Raises BackendError for a negative number.
+    """
     global _threads
-    _threads = n or int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0]) or _cores()
+    if n < 0:
+        raise BackendError(f"expected a number of threads of at least 0, actual {n}")
+    _threads = n or _usual_threads()
     for family in _loaded:
         family.shim_set_threads(_threads)
 
 
 def threads() -> int:
     """The number of threads that CPU kernels use."""
-    return _threads or int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0]) or _cores()
+    return _threads or _usual_threads()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _usual_threads() -> int:
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (int(first) if first.isdigit() else 0) or cores  # what is no number OpenMP passes over, too
 
 
 class KernelFamily:
@@ -129,7 +136,11 @@ class KernelFamily:
     @functools.cached_property
     def library(self) -> ctypes.CDLL:
         """The text as a CPU library."""
-        library = ctypes.CDLL(str(build_cpu(self.source, self.family, self.defines)))
+        path = build_cpu(self.source, self.family, self.defines)
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError as e:
+            raise BackendError(f"{path}: cannot be loaded ({e}); delete it and it is compiled anew") from e
         if _threads:
             library.shim_set_threads(ctypes.c_int(_threads))
         _loaded.append(library)
@@ -230,14 +241,20 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
     library = folder / f"{family}-{key}.so"
     if library.exists():
         return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        file, built = Path(work) / f"{family}.cc", Path(work) / "built.so"
-        file.write_text(text)
-        run = subprocess.run([*command, *flags, str(file), "-o", str(built)], capture_output=True, text=True)
-        if run.returncode:
-            raise BackendError(f"{' '.join(command)} could not compile the {family} kernels:\n{run.stderr[-2000:]}")
-        os.replace(built, library)  # atomic: two processes may build at once
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            file, built = Path(work) / f"{family}.cc", Path(work) / "built.so"
+            file.write_text(text)
+            run = subprocess.run([*command, *flags, str(file), "-o", str(built)], capture_output=True, text=True)
+            if run.returncode:
+                text = f"{' '.join(command)} could not compile the {family} kernels:\n{run.stderr[-2000:]}"
+                raise BackendError(text.rstrip())
+            os.replace(built, library)  # atomic: two processes may build at once
+    except OSError as e:
+        raise BackendError(
+            f"compiled kernels cannot be kept in {folder} ({e.strerror}); name another folder in CAFFELITE_CACHE"
+        ) from e
     return library
 
 

@@ -79,8 +79,7 @@ class Solver:
 
     def step(self, iterations: int) -> float:
         """Do `iterations` updates; returns the smoothed loss of the last. Tests, displays and snapshots on the way."""
-        p, first = self.param, self.iter
-        stop = self.iter + iterations
+        p, stop = self.param, self.iter + iterations
         self._losses.clear()
         self.smoothed_loss = 0.0
         while self.iter < stop:
@@ -100,7 +99,7 @@ class Solver:
                 loss += self.net._forward(0, len(self.net.layers) - 1)
                 self.net._backward(len(self.net.layers) - 1, 0)
             loss /= p.iter_size
-            self._smooth(loss, first)
+            self._smooth(loss)
             if display:
                 log.info("Iteration %d, loss = %.6g", self.iter, self.smoothed_loss)
                 self._log_outputs(self.net, [self.net.blobs[n].data.ravel() for n in self.net.outputs], "Train")
@@ -108,11 +107,7 @@ class Solver:
                 on_gradients_ready()
             self.apply_update()
             self.iter += 1
-            request = self._action() if self._action else None
-            if (p.snapshot and self.iter % p.snapshot == 0) or request in ("snapshot", "snapshot_stop"):
-                self.snapshot()
-            if request in ("stop", "snapshot_stop"):
-                self.requested_early_exit = True
+            if self._obey(snapshot_due=p.snapshot > 0 and self.iter % p.snapshot == 0):
                 break
         return self.smoothed_loss
 
@@ -123,7 +118,8 @@ class Solver:
         self.requested_early_exit = False
         if resume_file:
             self.restore(resume_file)
-        start = self.iter
+        if p.snapshot_after_train:
+            self._check_snapshot_prefix()
         self.step(p.max_iter - self.iter)
         if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot):
             self.snapshot()
@@ -131,7 +127,7 @@ class Solver:
             log.info("Optimization stopped early, at iteration %d", self.iter)
             return
         if p.display and self.iter % p.display == 0:
-            self._smooth(self.net._forward(0, len(self.net.layers) - 1), start)
+            self._smooth(self.net._forward(0, len(self.net.layers) - 1))
             log.info("Iteration %d, loss = %.6g", self.iter, self.smoothed_loss)
         if p.test_interval and self.iter % p.test_interval == 0:
             self.test_all()
@@ -178,8 +174,20 @@ class Solver:
         self._callbacks.append((on_start, on_gradients_ready))
 
     def set_action(self, action) -> None:
-        """Ask action() after each iteration: None, "snapshot", "stop" or "snapshot_stop"."""
+        """Ask action() after each iteration and before each pass of a test.
+
+        It answers None, "snapshot", "stop" or "snapshot_stop".
+        """
         self._action = action
+
+    def _obey(self, snapshot_due: bool = False) -> bool:
+        """Do what the action asks for; returns whether it asks to stop."""
+        request = self._action() if self._action else None
+        if snapshot_due or request in ("snapshot", "snapshot_stop"):
+            self.snapshot()
+        stop = request in ("stop", "snapshot_stop")
+        self.requested_early_exit |= stop
+        return stop
 
     def share_weights(self, net: Net) -> None:
         """Let `net` use the train net's parameters (pycaffe's name)."""
@@ -188,8 +196,16 @@ class Solver:
     # -- testing ----------------------------------------------------------------------------------------------------
 
     def test_all(self) -> list[dict[str, np.ndarray]]:
-        """Run every test net for its test_iter passes; logs and returns the means of its outputs."""
-        return [self._test(k) for k in range(len(self.test_nets))]
+        """Run every test net for its test_iter passes; logs and returns the means of its outputs.
+
+        A test that the action stops has none, and the nets behind it are not tested.
+        """
+        means = []
+        for k in range(len(self.test_nets)):
+            means.append(self._test(k))
+            if self.requested_early_exit:
+                break
+        return means
 
     def _test(self, k: int) -> dict[str, np.ndarray]:
         p, net = self.param, self.test_nets[k]
@@ -197,6 +213,9 @@ class Solver:
         net.share_with(self.net)
         sums, loss = [], 0.0
         for _ in range(p.test_iter[k]):
+            if self._obey():
+                log.info("Test interrupted.")
+                return {}
             loss += net._forward(0, len(net.layers) - 1)
             values = [net.blobs[n].data.astype(np.float64) for n in net.outputs]
             sums = [a + b for a, b in zip(sums, values)] if sums else values
@@ -306,7 +325,7 @@ class Solver:
 
     # -- details ----------------------------------------------------------------------------------------------------
 
-    def _smooth(self, loss: float, first: int) -> None:
+    def _smooth(self, loss: float) -> None:
         self._losses.append(loss)
         if len(self._losses) > self.param.average_loss:
             self._losses.popleft()

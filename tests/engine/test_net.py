@@ -1,5 +1,7 @@
 """Nets: building, running in parts, reshaping, sharing, weights in and out, memory, and errors that name things."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,36 @@ def test_reshape_on_the_fly_keeps_weights(build):
     net.forward()
     assert net.blobs["pool"].data.shape == (4, 4, 4, 3)
     assert np.array_equal(net.params["conv1"][0].data, weights)
+
+
+def test_growing_inputs_leave_no_stale_memory(build):
+    text = """
+    force_backward: true
+    layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 2 dim: 4 dim: 4 } } }
+    layer { name: "c" type: "Convolution" bottom: "d" top: "c"
+      convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } } }
+    layer { name: "flat" type: "Flatten" bottom: "c" top: "flat" }
+    layer { name: "re" type: "Reshape" bottom: "c" top: "re" reshape_param { shape { dim: 0 dim: -1 } } }
+    layer { name: "one" type: "Concat" bottom: "re" top: "one" }
+    layer { name: "two" type: "Concat" bottom: "flat" bottom: "one" top: "two" }
+    layer { name: "cut" type: "Slice" bottom: "two" top: "a" top: "b" }
+    layer { name: "e" type: "Eltwise" bottom: "a" bottom: "b" top: "e" eltwise_param { operation: PROD } }
+    layer { name: "loss" type: "Reduction" bottom: "e" top: "loss" loss_weight: 1 }
+    """
+    random = np.random.default_rng(0)
+    net = build(text=text)
+    for shape in ((3, 2, 6, 8), (2, 2, 3, 3), (4, 2, 9, 7), (1, 2, 4, 4)):
+        x = random.standard_normal(shape, np.float32)
+        fresh = build(text=text)
+        for each in (net, fresh):
+            each.blobs["d"].reshape(*shape)
+            each.clear_param_diffs()
+            each.forward(d=x)
+            each.backward()
+        for name in net.blobs:
+            np.testing.assert_array_equal(net.blobs[name].data, fresh.blobs[name].data, name)
+            np.testing.assert_array_equal(net.blobs[name].diff, fresh.blobs[name].diff, name)
+        np.testing.assert_array_equal(net.params["c"][0].diff, fresh.params["c"][0].diff)
 
 
 def test_keyword_inputs_are_checked(build):
@@ -196,6 +228,11 @@ def test_debug_info_prints_means(build, caplog):
     with caplog.at_level("INFO", "caffelite"):
         run(net)
     assert "Layer conv1, top blob conv1 data:" in caplog.text and "Layer fc, param blob 0 diff:" in caplog.text
+    w = [blob for blobs in net.params.values() for blob in blobs]
+    norms = [sum(np.abs(values).sum() for values in of) for of in ([b.data for b in w], [b.diff for b in w])]
+    found = re.search(r"All net params \(data, diff\): L1 norm = \((.*), (.*)\); L2 norm = \((.*), (.*)\)", caplog.text)
+    assert [float(found[1]), float(found[2])] == pytest.approx(norms, rel=1e-4)
+    assert float(found[3]) == pytest.approx(np.sqrt(sum(np.square(b.data).sum() for b in w)), rel=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".caffemodel", ".caffemodel.h5"])

@@ -133,6 +133,27 @@ def test_callbacks_and_early_stop(make):
     assert calls == ["start", "ready"] * 2 and solver.iter == 2
 
 
+def test_a_test_can_be_stopped_too(make, caplog):
+    solver, passes = (
+        make("test_iter: 50 test_iter: 1 test_interval: 2 test_initialization: false snapshot_after_train: false"),
+        [],
+    )
+    solver.test_nets[0].before_forward(lambda i: i == 0 and passes.append(solver.iter))
+    solver.set_action(lambda: "stop" if passes.count(2) == 5 else None)
+    with caplog.at_level("INFO", "caffelite"):
+        solver.solve()
+    assert solver.iter == 2 and passes == [2] * 5
+    assert "stopped early, at iteration 2" in caplog.text
+
+
+def test_a_folder_for_the_last_snapshot_is_missed_before_training(make):
+    solver = make(snapshot_prefix='"/no/such/folder/x"')
+    with pytest.raises(SolverError, match="cannot write to snapshot_prefix"):
+        solver.solve()
+    assert solver.iter == 0
+    make("snapshot_after_train: false", snapshot_prefix='"/no/such/folder/x"').solve()
+
+
 def test_display_and_rate_are_logged(make, caplog):
     with caplog.at_level("INFO", "caffelite"):
         make("display: 2").step(3)

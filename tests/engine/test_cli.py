@@ -1,0 +1,114 @@
+"""The command `caffelite`: what it prints, what it writes, how it ends."""
+
+import os
+import re
+import signal
+
+import pytest
+
+import caffelite as caffe
+from caffelite.cli import main
+
+NET = """
+name: "line"
+layer { name: "data" type: "DummyData" top: "data" top: "target"
+  dummy_data_param { shape { dim: 4 dim: 3 } shape { dim: 4 dim: 2 }
+  data_filler { value: 0.5 } data_filler { value: 2 } } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+  inner_product_param { num_output: 2 weight_filler { type: "constant" value: 1 } } }
+layer { name: "extra" type: "Power" bottom: "ip" top: "extra" include { stage: "more" } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "target" top: "loss" }
+"""
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.prototxt").write_text(NET)
+    (tmp_path / "solver.prototxt").write_text(
+        'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 4 random_seed: 1 snapshot: 2 '
+        'snapshot_prefix: "s"'
+    )
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    yield tmp_path
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_train_and_continue(files, capsys):
+    assert main(["train", "--solver", "solver.prototxt"]) == 0
+    whole = (files / "s_iter_4.caffemodel").read_bytes()
+    assert main(["train", "--solver", "solver.prototxt", "--snapshot", "s_iter_2.solverstate"]) == 0
+    assert (files / "s_iter_4.caffemodel").read_bytes() == whole
+    assert main(["train", "--solver", "solver.prototxt", "--weights", "s_iter_4.caffemodel,s_iter_2.caffemodel"]) == 0
+    assert capsys.readouterr().out.count("1 layer(s) loaded") == 2
+    assert main(["train", "--solver", "solver.prototxt", "--weights", "a", "--snapshot", "b"]) == 1
+
+
+@pytest.mark.parametrize(
+    "number, effect, last, written",
+    [(signal.SIGINT, "stop", 1, [1]), (signal.SIGINT, "none", 4, [2, 4]), (signal.SIGHUP, "snapshot", 4, [1, 2, 4])],
+)
+def test_signals(files, number, effect, last, written, monkeypatch):
+    solvers = []
+
+    def get_solver(param):
+        solver = caffe.get_solver(param)
+        solver.add_callback(lambda: None, lambda: solver.iter == 0 and os.kill(os.getpid(), number))
+        solvers.append(solver)
+        return solver
+
+    monkeypatch.setattr("caffelite.cli.get_solver", get_solver)
+    name = {signal.SIGINT: "--sigint_effect", signal.SIGHUP: "--sighup_effect"}[number]
+    assert main(["train", "--solver", "solver.prototxt", name, effect]) == 0
+    assert solvers[0].iter == last
+    assert sorted(files.glob("*.solverstate")) == [files / f"s_iter_{n}.solverstate" for n in written]
+
+
+def test_test(files, capsys):
+    assert main(["test", "--model", "net.prototxt", "--iterations", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["Batch 0, loss = 0.25", "Batch 1, loss = 0.25", "Loss: 0.25", "loss = 0.25 (* 1 = 0.25 loss)"]
+
+
+def test_time_and_summary(files, capsys):
+    assert main(["time", "--model", "net.prototxt", "--iterations", "2", "--threads", "1"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^ip +InnerProduct +\d+\.\d+ +\d+\.\d+ +\d+\.\d%$", text, re.M)
+    assert "median of 2 passes" in text and "1 thread(s)" in text
+    assert main(["summary", "--model", "net.prototxt"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^ip +InnerProduct +4x2 +8 +24$", text, re.M)  # 3 x 2 weights and 2 biases, 4 rows
+    assert "extra" not in text
+    assert main(["summary", "--model", "net.prototxt", "--stage", "more"]) == 0
+    assert "extra" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, status, says",
+    [
+        (["time", "--model", "none.prototxt"], 1, r"^caffelite: none\.prototxt: cannot be read"),
+        (["time", "--model", "net.prototxt", "--iterations", "0"], 2, "at least 1, actual '0'"),
+        (["time", "--model", "net.prototxt", "--gpu", "all"], 1, "^caffelite: --gpu expected the number"),
+        (["time", "--model", "net.prototxt", "--threads", "-1"], 1, "^caffelite: expected a number of threads"),
+        (["draw", "--model", "net.prototxt", "none/x.dot"], 1, r"^caffelite: none/x\.dot"),
+        (["train", "--solver", "net.prototxt"], 1, r"^caffelite: net\.prototxt:2:1: SolverParameter has no field"),
+    ],
+)
+def test_errors_are_one_line(files, capsys, arguments, status, says):
+    try:
+        assert main(arguments) == status
+    except SystemExit as e:
+        assert e.code == status
+    err = capsys.readouterr().err
+    assert re.search(says, err, re.M)
+    assert status == 2 or err.count("\n") == 1
+
+
+def test_ctrl_c_is_one_line(files, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("caffelite.cli.Net._forward", interrupted)
+    assert main(["test", "--model", "net.prototxt"]) == 130
+    assert capsys.readouterr().err == "caffelite: stopped\n"
