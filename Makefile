@@ -27,5 +27,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e '.[dev]'
 	touch $@
 
+# nothing is set up: it runs where nothing can be installed (docs/gpu.md), or with PYTHON=.venv/bin/python
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
+
 clean:
 	rm -rf output build dist *.egg-info

@@ -3,7 +3,8 @@
     python benchmarks/fast_rcnn.py [--net CaffeNet VGG16] [--train] [--rois 2000] [--repeats 5] [--no-torch]
 
 Both run in one process, A B A B, and the medians are printed with the ratio; peak memory is that of caffelite alone,
-measured in a process of its own. PyTorch has no RoI pooling of its own: adaptive_max_pool2d per RoI stands in.
+measured in a process of its own. PyTorch has no RoI pooling of its own: adaptive_max_pool2d per RoI stands in (on a
+GPU, which benchmarks/gpu.py uses, torchvision's roi_pool).
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def testing(name: str, count: int, rng: np.random.Generator):
     return lambda: net.forward(data=image, rois=boxes)
 
 
-def torch_model(name: str, train: bool):
+def torch_model(name: str, train: bool, device: str = "cpu"):
     """The same net in PyTorch, built from the prototxt: (module, function of image and RoIs)."""
     import torch
     from torch import nn
@@ -114,7 +115,13 @@ def torch_model(name: str, train: bool):
         if frozen and layer.name in modules:
             modules[layer.name].requires_grad_(False)
 
+    modules.to(device)
+
     def pool_rois(x, boxes, p):
+        if device != "cpu":
+            from torchvision.ops import roi_pool
+
+            return roi_pool(x, boxes, (p.pooled_h, p.pooled_w), p.spatial_scale)
         spots = torch.round(boxes[:, 1:] * p.spatial_scale).long()
         out = []
         for image, (x0, y0, x1, y1) in zip(boxes[:, 0].long().tolist(), spots.tolist()):
@@ -150,16 +157,20 @@ def torch_model(name: str, train: bool):
     return modules, run
 
 
-def torch_training(name: str, rng: np.random.Generator):
+def torch_training(name: str, rng: np.random.Generator, device: str = "cpu"):
     import torch
     from torch.nn import functional as F
 
-    modules, run = torch_model(name, True)
+    modules, run = torch_model(name, True, device)
     optimizer = torch.optim.SGD([p for p in modules.parameters() if p.requires_grad], 0.001, 0.9, weight_decay=0.0005)
-    image = torch.from_numpy(rng.standard_normal((2, 3, HEIGHT, WIDTH)).astype(np.float32) * 50)
-    boxes, labels = torch.from_numpy(rois(2, 64, rng)), torch.from_numpy(rng.integers(0, 21, 128))
-    targets = torch.from_numpy(rng.standard_normal((128, 84)).astype(np.float32))
-    weights = torch.from_numpy((rng.random((128, 84)) < 0.02).astype(np.float32))
+    arrays = [
+        rng.standard_normal((2, 3, HEIGHT, WIDTH)).astype(np.float32) * 50,
+        rois(2, 64, rng),
+        rng.integers(0, 21, 128),
+        rng.standard_normal((128, 84)).astype(np.float32),
+        (rng.random((128, 84)) < 0.02).astype(np.float32),
+    ]
+    image, boxes, labels, targets, weights = (torch.from_numpy(array).to(device) for array in arrays)
 
     def step():
         optimizer.zero_grad()
@@ -171,16 +182,17 @@ def torch_training(name: str, rng: np.random.Generator):
     return step
 
 
-def torch_testing(name: str, count: int, rng: np.random.Generator):
+def torch_testing(name: str, count: int, rng: np.random.Generator, device: str = "cpu"):
     import torch
 
-    _, run = torch_model(name, False)
+    _, run = torch_model(name, False, device)
     image = torch.from_numpy(rng.standard_normal((1, 3, HEIGHT, WIDTH)).astype(np.float32) * 50)
     boxes = torch.from_numpy(rois(1, count, rng))
 
     def forward():
         with torch.inference_mode():
-            run(image, boxes)
+            blobs = run(image.to(device), boxes.to(device))
+            return [blobs[name].to("cpu") for name in ("cls_prob", "bbox_pred")]
 
     return forward
 
