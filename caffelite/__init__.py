@@ -23,6 +23,7 @@ from caffelite.solver import (
     Solver,
     get_solver,
 )
+from caffelite.timer import Timer
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "RMSPropSolver",
     "SGDSolver",
     "Solver",
+    "Timer",
     "allow_tf32",
     "get_solver",
     "install_as_caffe",
