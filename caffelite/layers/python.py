@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -32,6 +34,7 @@ class Python(Layer):
             raise error(
                 f"python_param: expected module and layer, actual module {wanted.module!r}, layer {wanted.layer!r}"
             )
+        _load_plugins()
         name = module_aliases.get(wanted.module, wanted.module)
         try:
             with _import_as_pycaffe():
@@ -50,6 +53,13 @@ class Python(Layer):
         layer = found(param, phase, pass_state, where)
         layer.param_str_ = layer.param_str  # its name in the Caffe that Fast R-CNN came with
         return layer
+
+
+@functools.cache
+def _load_plugins() -> None:
+    """Import the modules that installed packages name under the entry point caffelite.layer_aliases."""
+    for plugin in importlib.metadata.entry_points(group="caffelite.layer_aliases"):
+        plugin.load()
 
 
 @contextlib.contextmanager

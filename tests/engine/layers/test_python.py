@@ -1,6 +1,8 @@
 """Python layers: how they are found, what they may import, what is said when they are not there."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from caffelite.errors import LayerError
 from caffelite.layers.python import module_aliases
 from tests.engine.gradient_check import LayerRun, check_gradient
 
+ROOT = Path(__file__).resolve().parents[3]
 SCALER = """
 import caffe
 
@@ -95,3 +98,10 @@ def test_errors_name_module_class_and_place(module, layer, messages):
 
 def test_the_type_itself_is_known():
     assert "Python" in caffelite.layer_type_list()
+
+
+def test_installed_packages_bring_aliases():
+    """The default job's net builds in a process that never imported detection."""
+    code = "import caffelite; print(caffelite.Net('prototxt/train.prototxt', caffelite.TRAIN).layers[0])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "RoIDataLayer" in run.stdout, run.stderr
