@@ -13,7 +13,7 @@ thread_local Scratch plane_memory, line_memory, top_memory;
 struct Phases {
   const Geometry& g;
   int rows, pitch;
-  std::vector<int> offsets; /* of the taps */
+  std::vector<long> offsets; /* of the taps */
   float *at, *line;
   Phases(const Geometry& g)
       : g(g),
@@ -24,7 +24,7 @@ struct Phases {
     for (int i = 0; i < g.kernel_h; ++i)
       for (int j = 0; j < g.kernel_w; ++j) {
         const int x = j * g.dilation_w;
-        offsets.push_back((i * g.dilation_h * g.stride_w + x % g.stride_w) * pitch + x / g.stride_w);
+        offsets.push_back(((long)i * g.dilation_h * g.stride_w + x % g.stride_w) * pitch + x / g.stride_w);
       }
   }
 
@@ -61,10 +61,10 @@ DEVICE void filter_columns(const Phases& x, const float* row, const float* weigh
                            int n) {
   const int taps = x.offsets.size();
   vec sum[vectors];
-  for (int q = 0; q < vectors; ++q) sum[q] = vec{} + bias;
+  for (int q = 0; q < vectors; ++q) sum[q] = broadcast(bias);
   for (int k = 0; k < taps; ++k) {
     const float *from = row + x.offsets[k], w = weight[flip ? taps - 1 - k : k];
-    for (int q = 0; q < vectors; ++q) sum[q] += w * load(from + q * LANES);
+    for (int q = 0; q < vectors; ++q) sum[q] = multiply_add(broadcast(w), load(from + q * LANES), sum[q]);
   }
   for (int q = 0; q < vectors; ++q) {
     if (add) sum[q] += load_first(to + q * LANES, n - q * LANES);
@@ -163,7 +163,7 @@ KERNEL(depthwise_backward_weight)(const int* geometry, const float* x, const flo
               const long next = (long)step * phases.pitch;
               const int rows = min(4, g.out_h - y);
               for (int u = 0; u < pitch; u += LANES)
-                for (int r = 0; r < rows; ++r) sum[r] += load(from + r * pitch + u) * load(seen + r * next + u);
+                for (int r = 0; r < rows; ++r) sum[r] = multiply_add(load(from + r * pitch + u), load(seen + r * next + u), sum[r]);
             }
             dw[(long)(c * multiplier + m) * kernel + k] += add_up((sum[0] + sum[1]) + (sum[2] + sum[3]));
           }

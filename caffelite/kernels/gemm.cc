@@ -20,8 +20,8 @@ struct Product { /* element (i, j) goes to at[i * row + j * column], or is added
 };
 
 enum {
-  GROUP = 16 * ROWS,   /* rows of a task: its strips stay in the second-level cache */
-  FEW = 4 * GROUP,     /* rows that all threads can go through: they stay in the last-level cache */
+  GROUP = 32 * ROWS,   /* rows of a task at most: its strips stay in the second-level cache */
+  FEW = 2 * GROUP,     /* rows that all threads can go through: they stay in the last-level cache */
   ACROSS = 4 * WIDTH,  /* columns that a thread packs for itself */
   INNER = 8 * CHUNK,   /* of the sum, packed for all threads at a time */
   PACKED = 4 << 20,    /* floats packed for all threads at a time: they stay in the last-level cache */
@@ -37,7 +37,7 @@ void dot(const float* a, const float* b, long b_row, int k, Product t) {
   int i = 0;
   for (; i + 2 * LANES <= k; i += 2 * LANES)
     for (int r = 0; r < together; ++r)
-      for (int q = 0; q < 2; ++q) sum[r][q] += load(a + i + q * LANES) * load(b + r * b_row + i + q * LANES);
+      for (int q = 0; q < 2; ++q) sum[r][q] = multiply_add(load(a + i + q * LANES), load(b + r * b_row + i + q * LANES), sum[r][q]);
   for (; i < k; ++i)
     for (int r = 0; r < together; ++r) total[r] += a[i] * b[r * b_row + i];
   for (int r = 0; r < together; ++r, t.at += t.column) {
@@ -136,7 +136,7 @@ void product_by_columns(Matrix s, Matrix v, Product target, int m, int n, int k,
 void product_by_rows(Matrix s, Matrix v, Product target, int m, int n, int k, bool parallel) {
   const int inner = min(k, (int)INNER);
   const int across = min(max(1, (int)PACKED / inner / WIDTH), (n + WIDTH - 1) / WIDTH) * WIDTH;
-  const int group = m < 8 * GROUP ? 2 * ROWS : GROUP;
+  const int group = min((int)GROUP, max(2, m / (4 * max_threads() * ROWS)) * ROWS);
   const bool turned = target.column != 1; /* then sums are kept, and written once */
   float* packed = panel_memory.get((size_t)inner * across);
 #pragma omp parallel if (parallel)

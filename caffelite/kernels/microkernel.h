@@ -36,7 +36,7 @@ APART void block(const float* s, long s_row, const float* v, long pitch, int k, 
       vec x[vectors];
       for (int q = 0; q < vectors; ++q) x[q] = load(v + q * LANES);
       for (int r = 0; r < rows; ++r)
-        for (int q = 0; q < vectors; ++q) sum[r][q] += row[r][i] * x[q];
+        for (int q = 0; q < vectors; ++q) sum[r][q] = multiply_add(broadcast(row[r][i]), x[q], sum[r][q]);
     }
   }
   if (t.bias)

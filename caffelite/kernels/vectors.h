@@ -10,6 +10,12 @@
 #endif
 #endif
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 enum {
   LANES = VECTOR_BYTES / 4,
   LINE = 16 /* floats of a cache line */
@@ -21,6 +27,23 @@ typedef float vec __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alia
 
 DEVICE vec load(const float* p) { return *(const vec*)p; }
 DEVICE void store(float* p, vec v) { *(vec*)p = v; }
+DEVICE vec broadcast(float s) { return s - vec{}; } /* the compiler drops - 0, not + 0, for the sake of -0 */
+
+/* a * b + c.  Left to itself the compiler fuses in one copy of a loop and not in the next, and the bits differ. */
+DEVICE vec multiply_add(vec a, vec b, vec c) {
+#if defined(__AVX512F__) && VECTOR_BYTES == 64
+  return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && VECTOR_BYTES == 32
+  return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FMA__) && VECTOR_BYTES == 16
+  return (vec)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+#elif defined(__aarch64__) && VECTOR_BYTES == 16
+  return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
 DEVICE vec load_first(const float* p, int n) { /* the first n numbers, and zeros */
   if (n >= LANES) return load(p);
   float line[LANES] = {};
@@ -37,19 +60,21 @@ DEVICE float add_up(vec v) {
   return sum;
 }
 
-/* Memory of a thread that is kept from call to call: fresh pages would cost more than the packing itself. */
+/* Memory of a thread that is kept from call to call, because fresh pages would cost more than packing into them.
+   It begins at a cache line. */
 struct Scratch {
-  float* data = nullptr;
+  void* memory = nullptr;
   size_t size = 0;
   float* get(size_t floats) {
     if (floats > size) {
-      std::free(data);
+      std::free(memory);
       size = floats;
-      data = (float*)std::malloc(size * sizeof(float));
+      memory = std::malloc((size + LINE) * sizeof(float));
     }
-    return data;
+    const size_t line = LINE * sizeof(float);
+    return (float*)(((size_t)memory + line - 1) / line * line);
   }
-  ~Scratch() { std::free(data); }
+  ~Scratch() { std::free(memory); }
 };
 
 DEVICE int max_threads() {

@@ -64,7 +64,11 @@ def test_shorter_vectors_give_the_same(monkeypatch, bytes_):
             gemm(a, b, native, transpose_a, transpose_b, accumulate)
             with monkeypatch.context() as patch:
                 patch.setattr(gemm_module, "kernels", lambda _: family)
-                gemm(a, b, short, transpose_a, transpose_b, accumulate)
+                for threads in (1, 3):
+                    kernels_module.set_threads(threads)
+                    before, short = short, out.copy()
+                    gemm(a, b, short, transpose_a, transpose_b, accumulate)
+            assert np.array_equal(before, short)
             assert np.abs(native - short).max() <= 1e-5 * np.abs(native).max()
 
 
