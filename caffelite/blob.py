@@ -95,8 +95,8 @@ class Blob:
         if any(d < 0 for d in shape):
             raise NetError(f"blob shape {shape}: a dimension is negative")
         count = math.prod(shape)
-        if count > MAX_COUNT:
-            raise NetError(f"blob shape {shape}: {count} elements, at most {MAX_COUNT} are possible")
+        if max(count, *shape, 0) > MAX_COUNT:
+            raise NetError(f"blob shape {shape}: {count} elements; dimensions and elements may be at most {MAX_COUNT}")
         self._shape = shape
         if count > self.data_memory.size:
             self.data_memory = Memory(count)

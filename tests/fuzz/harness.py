@@ -1,7 +1,7 @@
 """Runs tasks in a child process that may crash, hang or eat memory, and says what became of each.
 
 The child is a fork: it starts with everything that the parent has loaded, and a new one takes over behind a task that
-ended it. POSIX only.
+ended it. Linux only.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def watch(
 ) -> Iterator[Outcome]:
     """Run task(number) for all numbers; yields what became of each.
 
-    A task may return a text (accepted) or raise `refusal`. It may take `seconds`, and its process may grow by
-    `megabytes` of address space (0: any); a MemoryError is a fault even if it became the cause of a refusal.
+    A task may return a text (accepted) or raise `refusal`. It may take `seconds` of processor time, and six times as
+    long in all, as the machine may be busy. Its process may grow by `megabytes` of address space (0: any). A
+    MemoryError is a fault even if it became the cause of a refusal.
     """
     todo = list(numbers)
     while todo:
@@ -53,7 +54,7 @@ def watch(
         with reader, contextlib.suppress(EOFError):
             while todo:
                 start = time.monotonic()
-                if not reader.poll(seconds):
+                if not _answers(reader, child, seconds):
                     verdict, detail = HANG, f"over {seconds} s"
                     break
                 result = reader.recv()
@@ -63,6 +64,21 @@ def watch(
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if todo:
             yield Outcome(todo.pop(0), verdict, detail or f"exit status {status}", time.monotonic() - start)
+
+
+def _answers(reader, child: int, seconds: float) -> bool:
+    """Wait for the child's next message, as long as `watch` allows; False if none came."""
+    start, processor = time.monotonic(), _processor_time(child)
+    while not reader.poll(0.2):
+        if _processor_time(child) - processor > seconds or time.monotonic() - start > 6 * seconds:
+            return False
+    return True
+
+
+def _processor_time(process: int) -> float:
+    """Seconds that a process has computed so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _work(task: Callable[[int], str], numbers: list[int], refusal: type[Exception], megabytes: int, writer) -> NoReturn:

@@ -94,6 +94,11 @@ class AnnotatedData(DatabaseBatches):
             raise FileFormatError(f"{name}: an object's box that is not finite")
         return objects
 
+    def label_shape(self, label):
+        if not self.has_objects:
+            return self.batch_size, 1, 1, 1
+        return 1, 1, max(1, len(label) * self.batch_size), COLUMNS
+
     def label_array(self, labels):
         if not self.has_objects:
             return np.array(labels, np.float32).reshape(-1, 1, 1, 1)

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 
 from caffelite.errors import CaffeliteError
-from caffelite.images import resize_to
+from caffelite.images import MAX_PIXELS, resize_to
 from caffelite.layers.ssd.boxes import areas, overlaps
 
 BOX = slice(2, 6)
 WARP, FIT_SMALL_SIZE, FIT_LARGE_SIZE_AND_PAD = 1, 2, 3  # ResizeParameter.Resize_mode
+MAX_TRIALS = 10_000  # per image and sampler; the original's prototxts have 50
 CENTER = 0  # EmitConstraint.EmitType
 _INTERPOLATION = {  # ResizeParameter.Interp_mode
     1: cv2.INTER_LINEAR,
@@ -165,6 +166,8 @@ def expand(image: np.ndarray, param, fill: np.ndarray, generator: np.random.Gene
     ratio = generator.uniform(1, param.max_expand_ratio)
     old_height, old_width, channels = image.shape
     height, width = int(old_height * ratio), int(old_width * ratio)
+    if height * width > MAX_PIXELS:
+        raise CaffeliteError(f"expand_param: a canvas of {width} x {height}: at most {MAX_PIXELS:,} pixels")
     y, x = int(generator.uniform(0, height - old_height)), int(generator.uniform(0, width - old_width))
     canvas = np.empty((height, width, channels), image.dtype)
     canvas[...] = np.clip(np.rint(fill), 0, 255)
@@ -203,6 +206,10 @@ def check_samplers(layer, samplers) -> None:
             0 < s.min_scale <= s.max_scale <= 1 and 0 < s.min_aspect_ratio <= s.max_aspect_ratio < np.inf,
             f"batch_sampler {i}: expected 0 < min_scale <= max_scale <= 1, 0 < min_aspect_ratio <= max_aspect_ratio, "
             f"actual {s.min_scale:g}, {s.max_scale:g}, {s.min_aspect_ratio:g}, {s.max_aspect_ratio:g}",
+        )
+        layer.expect(
+            batch_sampler.max_trials <= MAX_TRIALS,
+            f"batch_sampler {i}: expected max_trials of at most {MAX_TRIALS}, actual {batch_sampler.max_trials}",
         )
 
 

@@ -115,11 +115,15 @@ class ImageBatches(Batches):
         _, image, label = self.item(self.skip, self.generator(0))
         self.give_shape(top[0], (self.batch_size, *image.shape))
         if len(top) > 1:
-            top[1].reshape(*self.label_array([label] * self.batch_size).shape)
+            top[1].reshape(*self.label_shape(label))
 
     def item(self, position: int, generator: np.random.Generator) -> tuple[str, np.ndarray, object]:
         """Name, image (channels, height, width) float32 and label at a position in the endless run through the data."""
         raise NotImplementedError
+
+    def label_shape(self, label) -> tuple[int, ...]:
+        """The shape of the second top where all labels of a batch are like this one."""
+        return (self.batch_size,)
 
     def label_array(self, labels: list) -> np.ndarray:
         """The second top of a batch's labels: here one number per image."""
