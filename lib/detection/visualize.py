@@ -168,6 +168,6 @@ def _figure(title: str, x_label: str, y_label: str):
 
 def _save(figure, axes, path: str | Path, legend: str) -> None:
     if axes.lines:
-        axes.legend(loc=legend, fontsize="small", ncols=2 if len(axes.get_legend_handles_labels()[0]) > 8 else 1)
+        axes.legend(loc=legend, fontsize="small", ncol=2 if len(axes.get_legend_handles_labels()[0]) > 8 else 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
