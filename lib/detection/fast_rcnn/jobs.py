@@ -132,6 +132,13 @@ def load_net(definition: str, model: str | Path | None, classes: Sequence[str], 
         class_counts.check_classes(net, classes, definition)
     set_random_seed(cfg.RNG_SEED)
     net = Net(net if fit else definition, phase=TEST)
+    outputs = ["cls_prob", *["bbox_pred"] * cfg.TEST.BBOX_REG]
+    lacking = {"data", "rois"}.difference(net.inputs) | set(outputs).difference(net.outputs)
+    if lacking:
+        raise ConfigError(
+            f"{definition}: expected a net with the inputs data and rois and the outputs {' and '.join(outputs)} "
+            f"(TEST.BBOX_REG is {cfg.TEST.BBOX_REG}), it lacks {', '.join(sorted(lacking))}"
+        )
     if model is not None:
         report = net.copy_from(model)
         logger.info("%s", report)

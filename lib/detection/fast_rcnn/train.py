@@ -65,6 +65,13 @@ class Trainer:
         if self.data_layer is None:
             raise ConfigError(f"{self.net.file}: has no RoIDataLayer to feed with the data set")
         self.regressor = self.net.params.get("bbox_pred") if cfg.TRAIN.BBOX_REG else None
+        if cfg.TRAIN.BBOX_REG and self.regressor is None:
+            logger.warning(
+                "%s: has no layer bbox_pred: what predicts boxes there is trained on normalised targets, and stays so",
+                self.net.file,
+            )
+        elif self.regressor is not None and len(self.regressor) != 2:
+            raise ConfigError(f"{self.net.file}: layer 'bbox_pred': expected a bias, which snapshots un-normalise")
 
     def set_data(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Train on the roidb entries of a data set (`build_roidb`). Raises DatasetError, ConfigError."""

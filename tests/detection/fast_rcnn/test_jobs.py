@@ -126,6 +126,15 @@ def test_a_model_of_something_else(job):
         jobs.test("test.prototxt", classes, str(model), fit_classes=True)
 
 
+def test_a_net_that_predicts_no_boxes(job, default_cfg):
+    body = BODY[: BODY.index('layer { name: "bbox_pred"')]
+    (job / "test.prototxt").write_text(TEST % body)
+    with pytest.raises(ConfigError, match=r"test\.prototxt: .*TEST\.BBOX_REG is True.*it lacks bbox_pred$"):
+        jobs.load_net("test.prototxt", None, ["a", "b"], fit=True)
+    default_cfg.TEST.BBOX_REG = False
+    assert jobs.load_net("test.prototxt", None, ["a", "b"], fit=True).outputs == ["cls_prob"]
+
+
 def test_no_iterations(job):
     with pytest.raises(CaffeliteError, match="--iters: expected at least 1, actual 0"):
         jobs.train("solver.prototxt", "set:train", 0)

@@ -190,6 +190,15 @@ def test_without_box_regression(tmp_path, entries, default_cfg):
     assert trainer.train(2).exists()
 
 
+def test_regressors_that_cannot_be_unnormalised(tmp_path, entries, caplog):
+    net = NET.replace('"bbox_pred" type', '"boxes" type')
+    trainer_of(solver_param(tmp_path, net=net), entries).train(1)
+    assert "has no layer bbox_pred" in caplog.text
+    net = NET.replace("num_output: 16", "num_output: 16 bias_term: false")
+    with pytest.raises(ConfigError, match="layer 'bbox_pred': expected a bias"):
+        trainer_of(solver_param(tmp_path, net=net), entries)
+
+
 def test_snapshot_infix_and_the_solvers_own_snapshots(tmp_path, entries, default_cfg):
     default_cfg.TRAIN.SNAPSHOT_INFIX = "x"
     model = trainer_of(solver_param(tmp_path, more="snapshot: 1"), entries).train(4)
