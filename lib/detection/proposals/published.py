@@ -61,7 +61,7 @@ def _load(path: str | Path) -> dict[str, np.ndarray]:
         arrays = scipy.io.loadmat(path)
     except NotImplementedError:
         raise ProposalError(f"{path}: is in MATLAB's format 7.3; save it there with -v7") from None
-    except (OSError, ValueError, TypeError, MatReadError) as e:
+    except (OSError, ValueError, TypeError, IndexError, MatReadError) as e:
         raise ProposalError(f"{path}: cannot be read as a MATLAB file: {e}") from None
     if "boxes" not in arrays:
         names = ", ".join(name for name in arrays if not name.startswith("__")) or "nothing"

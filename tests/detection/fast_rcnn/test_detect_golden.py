@@ -51,10 +51,14 @@ def test_one_image(golden):
         np.testing.assert_array_equal(net.rois, data[f"test:{i}:rois_fed"])
         np.testing.assert_array_equal(scores, data[f"test:{i}:scores"])
         # exp of float32 differs in its last bit between machines
-        np.testing.assert_array_equal(boxes, data[f"test:{i}:pred_boxes"])
+        np.testing.assert_allclose(boxes, data[f"test:{i}:pred_boxes"], rtol=1e-6)
         groups = [class_detections(scores, boxes, c, np.arange(len(boxes))) for c in range(1, num_classes)]
         for c, keep in enumerate(nms_groups(groups, cfg.TEST.NMS), 1):
-            np.testing.assert_array_equal(keep, data[f"test:{i}:nms_keep:{c}"])
+            # which of two equal detections is kept depends on numpy's version and on the CPU, as in the original
+            want = data[f"test:{i}:nms_keep:{c}"]
+            np.testing.assert_array_equal(groups[c - 1][keep], groups[c - 1][want])
+            alone = [(groups[c - 1] == row).all(axis=1).sum() == 1 for row in groups[c - 1][want]]
+            np.testing.assert_array_equal(keep[alone], want[alone])
 
 
 def test_set(golden):
