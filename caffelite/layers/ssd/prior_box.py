@@ -62,13 +62,14 @@ class PriorBox(Layer):
         for ratio in map(np.float32, param.aspect_ratio):
             self.expect(0 < ratio < np.inf, f"expected positive and finite aspect_ratio, actual {ratio}")
             if all(abs(ratio - known) >= 1e-6 for known in ratios):
-                ratios += [ratio, 1 / ratio] if param.flip else [ratio]
+                ratios += [ratio, np.float32(1) / ratio] if param.flip else [ratio]
         sizes = []
         for i, size in enumerate(map(int, param.min_size)):  # the original cuts sizes to integers
             sizes.append((size, size))
             if param.max_size:
                 sizes.append((np.sqrt(float(size * int(param.max_size[i]))),) * 2)
-            sizes += [(size * np.sqrt(r), size / np.sqrt(r)) for r in ratios[1:]]
+            # numpy 1 would make float64 of a Python integer and a float32
+            sizes += [(np.float32(size) * np.sqrt(r), np.float32(size) / np.sqrt(r)) for r in ratios[1:]]
         return np.array(sizes, np.float32)
 
     def reshape(self, bottom, top):
