@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -46,6 +47,7 @@ _POINTEES = {
     "long long": np.dtype(np.int64),
     "unsigned char": np.dtype(np.uint8),
 }
+log = logging.getLogger("caffelite")
 _threads = 0
 # GNU OpenMP's threads spin for milliseconds before they sleep: on a busy machine they take the cores that others need
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -246,8 +248,11 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             file, built = Path(work) / f"{family}.cc", Path(work) / "built.so"
             file.write_text(text)
-            run = subprocess.run([*command, *flags, str(file), "-o", str(built)], capture_output=True, text=True)
-            if run.returncode:
+            run = _compile(command, flags, file, built)
+            plain = [flag for flag in flags if flag not in openmp]
+            if run.returncode and openmp and not _compile(command, plain, file, built).returncode:
+                log.warning("%s has no OpenMP: the %s kernels run on one thread", " ".join(command), family)
+            elif run.returncode:
                 text = f"{' '.join(command)} could not compile the {family} kernels:\n{run.stderr[-2000:]}"
                 raise BackendError(text.rstrip())
             os.replace(built, library)  # atomic: two processes may build at once
@@ -256,6 +261,10 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
             f"compiled kernels cannot be kept in {folder} ({e.strerror}); name another folder in CAFFELITE_CACHE"
         ) from e
     return library
+
+
+def _compile(command: list[str], flags: list[str], file: Path, built: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([*command, *flags, str(file), "-o", str(built)], capture_output=True, text=True)
 
 
 @functools.cache

@@ -91,6 +91,17 @@ def test_what_a_compiler_refuses_is_shown_and_leaves_nothing(monkeypatch, tmp_pa
     assert not list((tmp_path / "kernels").iterdir())
 
 
+def test_a_compiler_without_openmp_serves_one_thread(family, monkeypatch, tmp_path, caplog):
+    wrapper = tmp_path / "cxx"
+    real = " ".join(launcher.compiler())
+    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *-fopenmp*) echo unsupported >&2; exit 1;; esac\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CXX", str(wrapper))
+    a, b, y = arrays()
+    family.scaled_sum(4, a, b, 0.5, y)
+    assert list(y) == [1.5, 2, 2.5, 3] and "has no OpenMP: the mine kernels run on one thread" in caplog.text
+
+
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CAFFELITE_CACHE", str(tmp_path / "file"))
