@@ -132,7 +132,7 @@ class Net:
             for blob, weight in zip(top, layer.loss_weights):
                 if weight:
                     weights = blob.read_diff()
-                    factor = float(weights) if blob.count == 1 else xp.asarray(weights)
+                    factor = weights.item() if blob.count == 1 else xp.asarray(weights)
                     terms.append(xp.sum(blob.array * factor, dtype=np.float64))
             if self.debug_info:
                 self._log_forward(i)

@@ -1,6 +1,7 @@
 """RawModule of the stand-in: a CUDA text, compiled by the host's compiler as CUDA would, thread after thread.
 
-Threads run in a scrambled order, so that one which waits for another's result gets caught.
+Threads run in a scrambled order, so that one which waits for another's result gets caught. As CuPy passes -ftz=true to
+every compilation, numbers too small for a normal float count as 0 here, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ HEAD = r"""
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#ifdef __SSE__
+#include <xmmintrin.h>
+struct FlushSmall { /* sets flush-to-zero and denormals-are-zero while it lives */
+  const unsigned before = _mm_getcsr();
+  FlushSmall() { _mm_setcsr(before | 0x8040); }
+  ~FlushSmall() { _mm_setcsr(before); }
+};
+#else
+struct FlushSmall {};
+#endif
 #define __CUDACC__ 1
 #define __global__
 #define __device__
@@ -26,6 +37,8 @@ static Index blockIdx, threadIdx, gridDim, blockDim;
 """
 RUN = """
 extern "C" void run_{name}(unsigned grid, unsigned block, {parameters}) {{
+  FlushSmall flush;
+  (void)flush;
   gridDim.x = grid;
   blockDim.x = block;
   const unsigned long long threads = (unsigned long long)grid * block;
