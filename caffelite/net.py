@@ -114,10 +114,10 @@ class Net:
         Keyword arguments are input blobs: all of them or none. Raises NetError, LayerError.
         """
         first, last = self._layer_range(start, end, 0, len(self.layers) - 1)
-        outputs = list(self.outputs) if end is None else self.top_names[end]
+        outputs = self._wanted(self.outputs if end is None else self.top_names[end], blobs)
         self._feed(inputs)
         self._forward(first, last)
-        return {name: self.blobs[name].data for name in dict.fromkeys([*outputs, *(blobs or [])])}
+        return {name: self.blobs[name].data for name in outputs}
 
     def _forward(self, first: int, last: int) -> float:
         """Run layers first..last by index; returns the objective: the sum of loss weight times top."""
@@ -149,7 +149,7 @@ class Net:
         diffs of output blobs: all of them or none.
         """
         first, last = self._layer_range(end, start, 0, len(self.layers) - 1)
-        outputs = list(self.inputs) if end is None else self.bottom_names[end]
+        outputs = self._wanted(self.inputs if end is None else self.bottom_names[end], diffs)
         if tops:
             if set(tops) != set(self.outputs):
                 raise NetError(f"{self.file}: backward expected diffs of {self.outputs}, actual {sorted(tops)}")
@@ -157,7 +157,7 @@ class Net:
                 self._check_batch(name, diff)
                 self.blobs[name].diff[...] = diff
         self._backward(last, first)
-        return {name: self.blobs[name].diff for name in dict.fromkeys([*outputs, *(diffs or [])])}
+        return {name: self.blobs[name].diff for name in outputs}
 
     def _backward(self, last: int, first: int) -> None:
         """Run layers last..first (by index) backward."""
@@ -277,6 +277,14 @@ class Net:
         if end is not None:
             last = self._layer_names.index(end)
         return first, last
+
+    def _wanted(self, names: Iterable[str], more: Iterable[str] | None) -> list[str]:
+        """Names of blobs, each once. Raises NetError for one that the net lacks."""
+        wanted = list(dict.fromkeys([*names, *(more or [])]))
+        unknown = [name for name in wanted if name not in self.blobs]
+        if unknown:
+            raise NetError(f"{self.file} has no blob {unknown[0]!r}; its blobs: {', '.join(self.blobs)}")
+        return wanted
 
     def _feed(self, inputs: dict[str, np.ndarray]) -> None:
         if inputs and set(inputs) != set(self.inputs):

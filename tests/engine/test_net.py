@@ -80,6 +80,9 @@ def test_parts_run_alone(build):
     assert list(net.forward(end="conv1")) == ["conv1"]
     with pytest.raises(NetError, match="no layer 'pol'"):
         net.forward(end="pol")
+    for run_part in (lambda: net.forward(blobs=["fc", "fd"]), lambda: net.backward(diffs=["fd"])):
+        with pytest.raises(NetError, match="no blob 'fd'; its blobs: data, label, conv1"):
+            run_part()
 
 
 def test_reshape_on_the_fly_keeps_weights(build):

@@ -94,7 +94,10 @@ class Trainer:
         for path in paths.split(","):
             if not os.path.exists(path):
                 raise WeightsError(f"--weights {path}: no such file; data/README.md says where weights come from")
-            logger.info("%s", self.net.copy_from(path, strict=strict))
+            report = self.net.copy_from(path, strict=strict)
+            logger.info("%s", report)
+            if not report.loaded:
+                raise WeightsError(f"--weights {path}: has no layer of {self.net.file}: weights of another net?")
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 

@@ -243,6 +243,12 @@ def test_weights(tmp_path, entries, caplog):
     trainer = trainer_of(solver_param(tmp_path), entries)
     trainer.load_weights(str(model), strict=True)
     np.testing.assert_array_equal(trainer.net.params["fc6"][0].data, first.net.params["fc6"][0].data)
+    other = 'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 2 } } } layer { name: "other" '
+    other += 'type: "InnerProduct" bottom: "d" top: "o" inner_product_param { num_output: 1 } }'
+    (tmp_path / "other.prototxt").write_text(other)
+    caffe.Net(str(tmp_path / "other.prototxt"), caffe.TEST).save(tmp_path / "other.caffemodel")
+    with pytest.raises(WeightsError, match=r"has no layer of .*train\.prototxt"):
+        trainer.load_weights(str(tmp_path / "other.caffemodel"))
     with pytest.raises(WeightsError, match="no such file"):
         trainer.load_weights("none.caffemodel")
 
