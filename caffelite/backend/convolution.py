@@ -12,6 +12,9 @@ from caffelite.backend.gemm import gemm
 from caffelite.backend.kernels import kernels
 
 AXES = 3
+# with less than this, bringing kernels and tiles to their points costs more than the products that it saves
+WORTH_CHANNELS = 16
+WORTH_PIXELS = 200
 
 
 class Convolution:
@@ -95,9 +98,11 @@ def implementation(convolution: Convolution, x, w):
         return Im2col
     if w.shape[1] == 1 and convolution.groups == x.shape[1] > 1:
         return Depthwise
-    plain = set(convolution.stride) == set(convolution.dilation) == {1}
-    if plain and w.shape[2:] in ((3, 3), (5, 5)) and min(w.shape[0] // convolution.groups, w.shape[1]) >= 16:
-        return Winograd
+    if set(convolution.stride) == set(convolution.dilation) == {1} and w.shape[2:] in ((3, 3), (5, 5)):
+        images, outputs, *spatial = convolution.output_shape(x.shape, w.shape)
+        channels = min(outputs // convolution.groups, w.shape[1])
+        if channels >= WORTH_CHANNELS and images * math.prod(spatial) >= WORTH_PIXELS:
+            return Winograd
     return ImplicitGemm
 
 

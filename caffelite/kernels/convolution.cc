@@ -73,7 +73,8 @@ APART void gather(const Planes& x, const Axis& rows, const Axis& columns, int fi
       }
   }
   if (pitch == WIDTH && n % LANES)
-    for (int k = 0; k < x.channels * kernel_h * kernel_w; ++k) std::fill(to + k * pitch + n, to + (k + 1) * pitch, 0.0f);
+    for (int k = 0; k < x.channels * kernel_h * kernel_w; ++k)
+      std::fill(to + k * pitch + n, to + (k + 1) * pitch, 0.0f);
 }
 
 enum { DEEP = 1024 /* taps that a task of the weight's gradient takes at most */ };
@@ -82,10 +83,13 @@ struct Image { /* (images, groups, channels per group) planes */
   float* at;
   int channels;
   long plane;
-  float* operator()(int image, int group, int groups) const { return at + ((long)image * groups + group) * channels * plane; }
+  float* operator()(int image, int group, int groups) const {
+    return at + ((long)image * groups + group) * channels * plane;
+  }
 };
 
-/* y's pixels (first_row + row_step * r, first_column + column_step * c) = correlation of x with w (groups, rows of y, taps) */
+/* y's pixels (first_row + row_step * r, first_column + column_step * c) = correlation of x with w (groups, rows of y,
+ * taps) */
 void correlate(int images, int groups, Image x, const float* w, const float* bias, Image y, const Axis& rows,
                const Axis& columns, float* first, int pitch, int column_step) {
   const int taps = rows.offsets.size() * columns.offsets.size(), pixels = rows.out * columns.out;
@@ -144,7 +148,8 @@ KERNEL(convolution_backward_data)(const int* geometry, const float* dy, const fl
       float* turned = weight_memory.get((size_t)g.groups * bottom.channels * top.channels * taps);
 #pragma omp parallel for
       for (int c = 0; c < g.channels; ++c) { /* (group, output, channel, tap) to (group, channel, output, tap) */
-        const float* from = w + ((long)(c / bottom.channels) * top.channels * bottom.channels + c % bottom.channels) * kernel;
+        const float* from =
+            w + ((long)(c / bottom.channels) * top.channels * bottom.channels + c % bottom.channels) * kernel;
         float* to = turned + (long)c * top.channels * taps;
         for (int o = 0; o < top.channels; ++o, from += bottom.channels * kernel)
           for (int i : rows.taps)
@@ -164,11 +169,13 @@ KERNEL(convolution_backward_weight)(const int* geometry, const float* x, const f
   const int pixels = g.out_h * g.out_w, chunk = CHUNK / 2, chunks = (pixels + chunk - 1) / chunk;
   const int kernel = g.kernel_h * g.kernel_w, outputs = top.channels;
   const int taps = bottom.channels * kernel;
-  /* the sum over images and pixels is cut into slabs that are added up in order: their number depends on the shape only */
+  /* the sum over images and pixels is cut into slabs that are added up in order: their number depends on the shape only
+   */
   const long size = (long)g.groups * taps * outputs;
   const int steps = g.images * chunks, slabs = max(1, (int)min((1L << 20) / size, (long)min(16, steps)));
   const int tasks = max(1, 4 * max_threads() / (slabs * g.groups));
-  const int together = max(1, min(DEEP / kernel, (bottom.channels + tasks - 1) / tasks)), blocks = (bottom.channels + together - 1) / together;
+  const int together = max(1, min(DEEP / kernel, (bottom.channels + tasks - 1) / tasks)),
+            blocks = (bottom.channels + together - 1) / together;
   float* sums = weight_memory.get((size_t)slabs * size); /* (slab, group, tap, output) */
 #pragma omp parallel for schedule(dynamic) collapse(3)
   for (int slab = 0; slab < slabs; ++slab)

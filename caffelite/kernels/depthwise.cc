@@ -1,6 +1,7 @@
 /* Depthwise convolution: every channel has kernels of its own, outputs / channels of them.  There is nothing to share
-   between channels, so it runs over one plane at a time, near the speed of memory.  The plane is copied into rows padded by
-   zeros and split into one phase for each residue of the horizontal stride: every tap is then a row of consecutive numbers. */
+   between channels, so it runs over one plane at a time, near the speed of memory.  The plane is copied into rows
+   padded by zeros and split into one phase for each residue of the horizontal stride: every tap is then a row of
+   consecutive numbers. */
 #include <vector>
 #include "vectors.h"
 #include "geometry.h"
@@ -9,7 +10,8 @@ namespace {
 
 thread_local Scratch plane_memory, line_memory, top_memory;
 
-/* A padded, split plane: number (y, x) of the padded image lies at at[(y * stride_w + x % stride_w) * pitch + x / stride_w] */
+/* A padded, split plane: number (y, x) of the padded image lies at at[(y * stride_w + x % stride_w) * pitch + x /
+ * stride_w] */
 struct Phases {
   const Geometry& g;
   int rows, pitch;
@@ -57,8 +59,8 @@ struct Phases {
 
 /* `vectors` vectors of an output row at column c */
 template <int vectors>
-DEVICE void filter_columns(const Phases& x, const float* row, const float* weight, bool flip, float bias, bool add, float* to,
-                           int n) {
+DEVICE void filter_columns(const Phases& x, const float* row, const float* weight, bool flip, float bias, bool add,
+                           float* to, int n) {
   const int taps = x.offsets.size();
   vec sum[vectors];
   for (int q = 0; q < vectors; ++q) sum[q] = broadcast(bias);
@@ -155,7 +157,8 @@ KERNEL(depthwise_backward_weight)(const int* geometry, const float* x, const flo
         phases.read(x + p * g.height * g.width);
         for (int m = 0; m < multiplier; ++m) {
           const float* plane = dy + (p * multiplier + m) * g.out_h * g.out_w;
-          for (int y = 0; y < g.out_h; ++y) read_row(plane + (long)y * g.out_w, g.out_w, 0, pitch, top + (long)y * pitch);
+          for (int y = 0; y < g.out_h; ++y)
+            read_row(plane + (long)y * g.out_w, g.out_w, 0, pitch, top + (long)y * pitch);
           for (int k = 0; k < kernel; ++k) {
             vec sum[4] = {vec{}, vec{}, vec{}, vec{}};
             for (int y = 0; y < g.out_h; y += 4) {
@@ -163,7 +166,8 @@ KERNEL(depthwise_backward_weight)(const int* geometry, const float* x, const flo
               const long next = (long)step * phases.pitch;
               const int rows = min(4, g.out_h - y);
               for (int u = 0; u < pitch; u += LANES)
-                for (int r = 0; r < rows; ++r) sum[r] = multiply_add(load(from + r * pitch + u), load(seen + r * next + u), sum[r]);
+                for (int r = 0; r < rows; ++r)
+                  sum[r] = multiply_add(load(from + r * pitch + u), load(seen + r * next + u), sum[r]);
             }
             dw[(long)(c * multiplier + m) * kernel + k] += add_up((sum[0] + sum[1]) + (sum[2] + sum[3]));
           }

@@ -20,12 +20,12 @@ struct Product { /* element (i, j) goes to at[i * row + j * column], or is added
 };
 
 enum {
-  GROUP = 32 * ROWS,   /* rows of a task at most: its strips stay in the second-level cache */
-  FEW = 2 * GROUP,     /* rows that all threads can go through: they stay in the last-level cache */
-  ACROSS = 4 * WIDTH,  /* columns that a thread packs for itself */
-  INNER = 8 * CHUNK,   /* of the sum, packed for all threads at a time */
-  PACKED = 4 << 20,    /* floats packed for all threads at a time: they stay in the last-level cache */
-  SMALL = 1 << 17      /* multiply-adds that one thread does sooner than two */
+  GROUP = 32 * ROWS,  /* rows of a task at most: its strips stay in the second-level cache */
+  FEW = 2 * GROUP,    /* rows that all threads can go through: they stay in the last-level cache */
+  ACROSS = 4 * WIDTH, /* columns that a thread packs for itself */
+  INNER = 8 * CHUNK,  /* of the sum, packed for all threads at a time */
+  PACKED = 4 << 20,   /* floats packed for all threads at a time: they stay in the last-level cache */
+  SMALL = 1 << 17     /* multiply-adds that one thread does sooner than two */
 };
 
 /* `together` products of a, k long, with rows of b: several streams from memory at once */
@@ -37,7 +37,8 @@ void dot(const float* a, const float* b, long b_row, int k, Product t) {
   int i = 0;
   for (; i + 2 * LANES <= k; i += 2 * LANES)
     for (int r = 0; r < together; ++r)
-      for (int q = 0; q < 2; ++q) sum[r][q] = multiply_add(load(a + i + q * LANES), load(b + r * b_row + i + q * LANES), sum[r][q]);
+      for (int q = 0; q < 2; ++q)
+        sum[r][q] = multiply_add(load(a + i + q * LANES), load(b + r * b_row + i + q * LANES), sum[r][q]);
   for (; i < k; ++i)
     for (int r = 0; r < together; ++r) total[r] += a[i] * b[r * b_row + i];
   for (int r = 0; r < together; ++r, t.at += t.column) {
@@ -90,7 +91,8 @@ void product_by_stripes(Matrix s, Matrix v, Product t, int m, int n, int k, bool
 /* Panels of v side by side, each (k x WIDTH): to + panel * distance */
 void pack(Matrix v, int k, int n, float* to, long distance) {
   if (v.column != 1) {
-    for (int c = 0; c < n; c += WIDTH, to += distance) transpose(v(0, c), v.column, min((int)WIDTH, n - c), k, to, WIDTH);
+    for (int c = 0; c < n; c += WIDTH, to += distance)
+      transpose(v(0, c), v.column, min((int)WIDTH, n - c), k, to, WIDTH);
     return;
   }
   for (int i = 0; i < k; ++i)
@@ -161,8 +163,7 @@ void product_by_rows(Matrix s, Matrix v, Product target, int m, int n, int k, bo
                      {to.at + c, to.row, i > 0 || (!turned && (target.add || k0 > 0)), nullptr});
         }
         if (turned)
-          transpose(to.at, to.row, rows, wide, target.at + r + j0 * target.column, target.column,
-                    target.add || k0 > 0);
+          transpose(to.at, to.row, rows, wide, target.at + r + j0 * target.column, target.column, target.add || k0 > 0);
       }
     }
 }

@@ -1,5 +1,5 @@
-/* The inner loops of gemm and convolution: a block of ROWS x WIDTH sums held in registers.  Every sum runs over k in one
-   fixed order, so that the bits depend on neither the threads nor the place in a block. */
+/* The inner loops of gemm and convolution: a block of ROWS x WIDTH sums held in registers.  Every sum runs over k in
+   one fixed order, so that the bits depend on neither the threads nor the place in a block. */
 enum {
 #if defined(__AVX512F__) || defined(__aarch64__) /* 32 vector registers */
   VECTORS = 4,
@@ -82,10 +82,17 @@ APART void multiply(const float* s, long s_row, int rows, const float* v, long p
   for (int done; rows > 0; rows -= done, s += done * s_row, t.at += done * t.row, t.bias += t.bias ? done : 0) {
     done = rows >= ROWS ? (int)ROWS : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
     switch (done) {
-      case 1: block_of_rows<1>(s, s_row, v, pitch, k, n, t); break;
-      case 2: block_of_rows<2>(s, s_row, v, pitch, k, n, t); break;
-      case 4: block_of_rows<4>(s, s_row, v, pitch, k, n, t); break;
-      default: block_of_rows<ROWS>(s, s_row, v, pitch, k, n, t);
+      case 1:
+        block_of_rows<1>(s, s_row, v, pitch, k, n, t);
+        break;
+      case 2:
+        block_of_rows<2>(s, s_row, v, pitch, k, n, t);
+        break;
+      case 4:
+        block_of_rows<4>(s, s_row, v, pitch, k, n, t);
+        break;
+      default:
+        block_of_rows<ROWS>(s, s_row, v, pitch, k, n, t);
     }
   }
 }

@@ -10,6 +10,8 @@
 #endif
 #endif
 
+#include <cstdio>
+#include <cstdlib>
 #if defined(__FMA__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -70,6 +72,10 @@ struct Scratch {
       std::free(memory);
       size = floats;
       memory = std::malloc((size + LINE) * sizeof(float));
+      if (!memory) {
+        std::fprintf(stderr, "caffelite: no memory left for %zu MiB of work space\n", size >> 18);
+        std::abort();
+      }
     }
     const size_t line = LINE * sizeof(float);
     return (float*)(((size_t)memory + line - 1) / line * line);
@@ -189,7 +195,8 @@ static void read_row(const float* row, int width, int x, int n, float* to) {
 }
 
 /* to (columns x rows) = (or +=) from (rows x columns) transposed */
-APART void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row, bool add = false) {
+APART void transpose(const float* from, long from_row, int rows, int columns, float* to, long to_row,
+                     bool add = false) {
   for (int r = 0; r < rows; r += LANES)
     for (int c = 0; c < columns; c += LANES) {
       const float* f = from + r * from_row + c;

@@ -77,7 +77,8 @@ void split(const Plane& p, int y, int x, int count, float* phase, int pitch) {
     vec v[M];
     if (!outside && x >= 0 && x + M * LANES <= p.width) {
       for (int j = 0; j < M; ++j) v[j] = load(row + x + j * LANES);
-      for (int j = 0; j < M * LANES; j += LINE) __builtin_prefetch(row + (long)p.height * p.width + x + j); /* next plane */
+      for (int j = 0; j < M * LANES; j += LINE)
+        __builtin_prefetch(row + (long)p.height * p.width + x + j); /* next plane */
     } else {
       float line[M * LANES] = {};
       const int begin = max(0, -x), end = outside ? 0 : min(M * LANES, p.width - x);
@@ -188,27 +189,20 @@ void spread_kernels(const float* w, int rows, int columns, long row_step, long c
     }
 }
 
-/* Tiles of M x M outputs in rectangular groups, whose points fit into fast memory. */
-struct Groups {
-  int across, down, length, rows; /* groups in each direction; tiles of a group in each */
-  Groups(int tiles_x, int tiles_y, int tiles) {
-    across = (tiles_x + LONGEST / 2 - 1) / (LONGEST / 2);
-    length = min(tiles_x, ((tiles_x + across - 1) / across + LANES - 1) / LANES * LANES);
-    rows = max(1, min(tiles_y, tiles / length));
-    down = (tiles_y + rows - 1) / rows;
-  }
-};
-
 thread_local Scratch kernel_memory, point_memory, out_point_memory, sum_memory, panel_memory;
 
 template <int M, int R>
-void correlate(int images, int groups, int channels, int outputs, const float* x, int height, int width, int pad_h, int pad_w,
-               const float* w, bool backward, const float* bias, float* y, int out_h, int out_w) {
-  const int tiles_x = (out_w + M - 1) / M, tiles_y = (out_h + M - 1) / M;
-  const Groups g(tiles_x, tiles_y, max(64, FAST / PAIRS / channels));
-  const long pitch = (g.length * g.rows + LANES - 1) / LANES * LANES + LANES;
-  const long distance = channels * pitch + LANES, out_distance = STRIP * pitch;
-  const int strips = (outputs + STRIP - 1) / STRIP, count = images * g.across * g.down;
+void correlate(int images, int groups, int channels, int outputs, const float* x, int height, int width, int pad_h,
+               int pad_w, const float* w, bool backward, const float* bias, float* y, int out_h, int out_w) {
+  const int tiles_x = (out_w + M - 1) / M, tiles_y = (out_h + M - 1) / M, all_rows = images * tiles_y;
+  /* groups of tiles, `length` across and `rows` down, whose points stay near a thread */
+  const int parts = (tiles_x + LONGEST / 2 - 1) / (LONGEST / 2);
+  const int length = min(tiles_x, ((tiles_x + parts - 1) / parts + LANES - 1) / LANES * LANES);
+  const int rows = max(1, min(all_rows, max((int)WIDTH, FAST / PAIRS / channels) / length));
+  const int across = (tiles_x + length - 1) / length, count = across * ((all_rows + rows - 1) / rows);
+  const long pitch = (length * rows + LANES - 1) / LANES * LANES + LANES;
+  const long distance = channels * pitch + LINE, out_distance = STRIP * pitch; /* no two pairs in one cache set */
+  const int strips = (outputs + STRIP - 1) / STRIP;
   float* kernel = kernel_memory.get((size_t)strips * STRIP * PAIRS * channels);
   for (int group = 0; group < groups; ++group) {
     const float* wg = w + (long)group * outputs * channels * R * R;
@@ -217,20 +211,20 @@ void correlate(int images, int groups, int channels, int outputs, const float* x
     else
       spread_kernels<R>(wg, outputs, channels, (long)channels * R * R, R * R, false, kernel);
     /* many groups: one for a thread; few: the threads share each */
-#pragma omp parallel for schedule(dynamic) if (count >= 2 * max_threads())
+#pragma omp parallel for schedule(dynamic) if (count >= 8 * max_threads())
     for (int task = 0; task < count; ++task) {
-      const int image = task / (g.across * g.down), down = task / g.across % g.down, across = task % g.across;
-      const int row = down * g.rows, rows = min(g.rows, tiles_y - row);
-      const int column = across * g.length, length = min(g.length, tiles_x - column);
-      const int tiles = (rows * length + LANES - 1) / LANES * LANES;
+      const int first_row = task / across * rows, end_row = min(all_rows, first_row + rows);
+      const int column = task % across * length, wide = min(length, tiles_x - column);
+      const int tiles = ((end_row - first_row) * wide + LANES - 1) / LANES * LANES;
       float* points = point_memory.get(PAIRS * distance + WIDTH);
-      const float* xg = x + ((long)image * groups + group) * channels * height * width;
-      float* yg = y + ((long)image * groups + group) * outputs * out_h * out_w;
 #pragma omp parallel for schedule(static)
       for (int c = 0; c < channels; ++c)
-        for (int r = 0; r < rows; ++r)
-          evaluate_tiles<M>({(float*)xg + (long)c * height * width, height, width},
-                            {(row + r) * M - pad_h, column * M - pad_w, length}, points + c * pitch + r * length, distance);
+        for (int row = first_row; row < end_row; ++row) {
+          const long plane = ((long)row / tiles_y * groups + group) * channels + c;
+          evaluate_tiles<M>({(float*)x + plane * height * width, height, width},
+                            {row % tiles_y * M - pad_h, column * M - pad_w, wide},
+                            points + c * pitch + (row - first_row) * wide, distance);
+        }
 #pragma omp parallel for schedule(dynamic)
       for (int strip = 0; strip < strips; ++strip) {
         const int first = strip * STRIP, strip_rows = min((int)STRIP, outputs - first);
@@ -242,10 +236,12 @@ void correlate(int images, int groups, int channels, int outputs, const float* x
                        points + pair * distance + c * pitch + t, pitch, min((int)CHUNK, channels - c),
                        min((int)WIDTH, tiles - t), {sums + pair * out_distance + t, pitch, c > 0, nullptr});
         for (int o = 0; o < strip_rows; ++o)
-          for (int r = 0; r < rows; ++r)
-            collect_tiles<M>(sums + o * pitch + r * length, out_distance, bias ? bias[group * outputs + first + o] : 0.0f,
-                             {yg + (long)(first + o) * out_h * out_w, out_h, out_w},
-                             {(row + r) * M, column * M, length});
+          for (int row = first_row; row < end_row; ++row) {
+            const long plane = ((long)row / tiles_y * groups + group) * outputs + first + o;
+            collect_tiles<M>(sums + o * pitch + (row - first_row) * wide, out_distance,
+                             bias ? bias[group * outputs + first + o] : 0.0f, {y + plane * out_h * out_w, out_h, out_w},
+                             {row % tiles_y * M, column * M, wide});
+          }
       }
     }
   }
@@ -258,32 +254,32 @@ void collect_kernels(const float* from, long distance, int columns, float* dw) {
     const int n = min((int)LANES, columns - c);
     vec half[R][POINTS], m[POINTS], y[R];
     for (int j = 0; j < POINTS; ++j) {
-      for (int i = 0; i < POINTS; ++i) {
-        const float* p = from + (i * POINTS + j) * distance + c;
-        for (int l = 0; l < LANES; ++l) m[i][l] = p[l < n ? l : 0];
-      }
+      for (int i = 0; i < POINTS; ++i) m[i] = load_first(from + (i * POINTS + j) * distance + c, n);
       collect<R>(m, y);
       for (int i = 0; i < R; ++i) half[i][j] = y[i];
     }
+    float taps[R * R][LANES];
     for (int i = 0; i < R; ++i) {
       collect<R>(half[i], y);
-      for (int j = 0; j < R; ++j)
-        for (int l = 0; l < n; ++l) dw[(c + l) * R * R + i * R + j] += y[j][l];
+      for (int j = 0; j < R; ++j) store(taps[i * R + j], y[j]);
     }
+    for (int l = 0; l < n; ++l, dw += R * R)
+      for (int k = 0; k < R * R; ++k) dw[k] += taps[k][l];
   }
 }
 
 template <int M, int R>
-void backward_weight(int images, int groups, int channels, int outputs, const float* x, int height, int width, int pad_h,
-                     int pad_w, const float* dy, int out_h, int out_w, float* dw) {
+void backward_weight(int images, int groups, int channels, int outputs, const float* x, int height, int width,
+                     int pad_h, int pad_w, const float* dy, int out_h, int out_w, float* dw) {
   const int tiles_x = (out_w + M - 1) / M, tiles_y = (out_h + M - 1) / M;
   const int across = (tiles_x + LONGEST - 1) / LONGEST, length = (tiles_x + across - 1) / across;
   const int rows = images * tiles_y * across; /* of tiles; what they have beyond the image is zero */
   const int together = max(1, min((int)CHUNK, (int)TOGETHER / PAIRS / (channels + outputs)) / length);
-  const long pitch = (long)together * length + 2 * LANES, distance = channels * pitch, out_distance = outputs * pitch;
+  const long pitch = (long)together * length + 2 * LANES, distance = channels * pitch + LINE;
+  const long out_distance = outputs * pitch + LINE, sum_distance = (long)outputs * channels + LINE;
   float* points = point_memory.get(PAIRS * distance);
   float* out_points = out_point_memory.get(PAIRS * out_distance);
-  float* sums = sum_memory.get((size_t)PAIRS * outputs * channels);
+  float* sums = sum_memory.get(PAIRS * sum_distance);
   for (int group = 0; group < groups; ++group) {
     for (int first = 0; first < rows; first += together) {
       const int count = min(together, rows - first), tiles = count * length;
@@ -298,7 +294,8 @@ void backward_weight(int images, int groups, int channels, int outputs, const fl
           } else {
             const float* plane = x + (((long)image * groups + group) * channels + c - outputs) * height * width;
             at.y -= pad_h, at.x -= pad_w;
-            evaluate_tiles<M>({(float*)plane, height, width}, at, points + (c - outputs) * pitch + r * length, distance);
+            evaluate_tiles<M>({(float*)plane, height, width}, at, points + (c - outputs) * pitch + r * length,
+                              distance);
           }
         }
       const int panels = (channels + WIDTH - 1) / WIDTH;
@@ -310,13 +307,13 @@ void backward_weight(int images, int groups, int channels, int outputs, const fl
           float* panel = panel_memory.get(CHUNK * WIDTH);
           transpose(points + pair * distance + c * pitch + t, pitch, wide, deep, panel, WIDTH);
           multiply(out_points + pair * out_distance + t, pitch, outputs, panel, WIDTH, deep, wide,
-                   {sums + (long)pair * outputs * channels + c, channels, first + t > 0, nullptr});
+                   {sums + pair * sum_distance + c, channels, first + t > 0, nullptr});
         }
       }
     }
 #pragma omp parallel for
     for (int o = 0; o < outputs; ++o)
-      collect_kernels<R>(sums + (long)o * channels, (long)outputs * channels, channels,
+      collect_kernels<R>(sums + (long)o * channels, sum_distance, channels,
                          dw + ((long)group * outputs + o) * channels * R * R);
   }
 }
@@ -326,21 +323,22 @@ void backward_weight(int images, int groups, int channels, int outputs, const fl
 KERNEL(winograd_forward)(const int* geometry, const float* x, const float* w, const float* bias, float* y) {
   const Geometry& g = *(const Geometry*)geometry;
   const int channels = g.channels / g.groups, outputs = g.outputs / g.groups;
-  (g.kernel_h == 3 ? correlate<4, 3> : correlate<2, 5>)(g.images, g.groups, channels, outputs, x, g.height, g.width, g.pad_h,
-                                                      g.pad_w, w, false, bias, y, g.out_h, g.out_w);
+  (g.kernel_h == 3 ? correlate<4, 3> : correlate<2, 5>)(g.images, g.groups, channels, outputs, x, g.height, g.width,
+                                                        g.pad_h, g.pad_w, w, false, bias, y, g.out_h, g.out_w);
 }
 
 KERNEL(winograd_backward_data)(const int* geometry, const float* dy, const float* w, float* dx) {
   const Geometry& g = *(const Geometry*)geometry;
   const int channels = g.channels / g.groups, outputs = g.outputs / g.groups;
   (g.kernel_h == 3 ? correlate<4, 3> : correlate<2, 5>)(g.images, g.groups, outputs, channels, dy, g.out_h, g.out_w,
-                                                      g.kernel_h - 1 - g.pad_h, g.kernel_w - 1 - g.pad_w, w, true, nullptr,
-                                                      dx, g.height, g.width);
+                                                        g.kernel_h - 1 - g.pad_h, g.kernel_w - 1 - g.pad_w, w, true,
+                                                        nullptr, dx, g.height, g.width);
 }
 
 KERNEL(winograd_backward_weight)(const int* geometry, const float* x, const float* dy, float* dw) {
   const Geometry& g = *(const Geometry*)geometry;
   const int channels = g.channels / g.groups, outputs = g.outputs / g.groups;
   (g.kernel_h == 3 ? backward_weight<4, 3> : backward_weight<2, 5>)(g.images, g.groups, channels, outputs, x, g.height,
-                                                                    g.width, g.pad_h, g.pad_w, dy, g.out_h, g.out_w, dw);
+                                                                    g.width, g.pad_h, g.pad_w, dy, g.out_h, g.out_w,
+                                                                    dw);
 }
