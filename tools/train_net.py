@@ -9,6 +9,7 @@ Without options: the default job, a small net on the generated data set `shapes`
       --imdb voc_2007_trainval --gpu 0
 
 The model, its snapshots, the loss of every iteration and a training curve go where the solver's snapshot_prefix says.
+Ctrl-C ends the training after the iteration under way, with a snapshot from which --snapshot goes on, bit for bit.
 tools/test_net.py tests the newest one.
 """
 
