@@ -105,7 +105,7 @@ def golden() -> Path | None:
 
 def check_tests(check: Check) -> None:
     """Layers, nets and the binding of cuDNN."""
-    tests = ["tests/gpu", "tests/engine/backend/test_cudnn.py", "tests/engine/backend/test_cuda_text.py"]
+    tests = ["tests/gpu", "tests/engine/backend/test_cudnn.py"]
     options = ["-q", "-p", "no:cacheprovider", "--deselect", "tests/gpu/test_golden.py"]
     check.run("layers and trainings", "-m", "pytest", *options, *tests)
 

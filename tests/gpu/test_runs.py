@@ -148,12 +148,12 @@ def relative_error(pair) -> float:
 
 def test_float32_is_exact_unless_tf32_is_allowed(emulated):
     small = {"shape": (1, 8, 20, 30), "outputs": 8} if emulated else {}
-    assert relative_error(convolved(**small)) < 1e-5
+    assert relative_error(convolved(**small)) < 5e-5  # as minimal filtering rounds
     backend.allow_tf32()
     error = relative_error(convolved(**small))
     assert error < 2e-3
     capability = backend.xp.cuda.runtime.getDeviceProperties(0)["major"]
-    assert emulated or capability < 8 or error > 1e-5, "TF32 was allowed and not used"
+    assert emulated or capability < 8 or error > 5e-5, "TF32 was allowed and not used"
 
 
 def test_too_little_memory_names_the_layer(monkeypatch):
