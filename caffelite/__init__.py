@@ -11,6 +11,7 @@ from caffelite.classifier import Classifier
 from caffelite.detector import Detector
 from caffelite.errors import CaffeliteError
 from caffelite.layer import Layer, layer_type_list, register
+from caffelite.layers.python import allow_python
 from caffelite.net import TEST, TRAIN, LoadReport, Net
 from caffelite.net_spec import NetSpec, layers, params, to_proto
 from caffelite.solver import (
@@ -46,6 +47,7 @@ __all__ = [
     "SGDSolver",
     "Solver",
     "Timer",
+    "allow_python",
     "allow_tf32",
     "get_solver",
     "install_as_caffe",

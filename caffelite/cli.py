@@ -19,6 +19,7 @@ import caffelite
 from caffelite import backend, data_tools, draw, proto
 from caffelite.backend import kernels
 from caffelite.errors import CaffeliteError
+from caffelite.layers.python import allow_python
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.solver import get_solver
 
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         kernels.set_threads(getattr(options, "threads", 0))
+        allow_python(*getattr(options, "allow_python", ()))
         _select_device(options)
         return options.run(options) or 0
     except CaffeliteError as e:
@@ -69,12 +71,25 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--phase", choices=PHASES, default=None, help="default: TRAIN for time, else TEST")
             sub.add_argument("--level", type=int, default=0, metavar="N", help="level of the net's state")
             sub.add_argument("--stage", default="", metavar="A,B", help="stages of the net's state")
+        if "python" in groups:
+            sub.add_argument(
+                "--allow-python",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="let the prototxt run Python layers of this module (may be given again)",
+            )
         if "weights" in groups:
             sub.add_argument("--weights", default="", metavar="FILE", help=".caffemodel, or several with commas")
         return sub
 
     sub = command(
-        "train", train, "Train, or fine-tune from --weights, or continue from --snapshot.", "device", "weights"
+        "train",
+        train,
+        "Train, or fine-tune from --weights, or continue from --snapshot.",
+        "device",
+        "weights",
+        "python",
     )
     sub.add_argument("--solver", required=True, metavar="FILE", help="solver prototxt")
     sub.add_argument("--snapshot", default="", metavar="FILE", help="continue from this .solverstate")
@@ -87,14 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "test", test, "Score a net: the mean of its outputs over --iterations passes.", "device", "net", "weights"
+        "test",
+        test,
+        "Score a net: the mean of its outputs over --iterations passes.",
+        "device",
+        "net",
+        "weights",
+        "python",
     )
     sub.add_argument("--iterations", type=_at_least_1, default=50, metavar="N", help="passes to average (default: 50)")
 
-    sub = command("time", time_net, "Time every layer forward and backward.", "device", "net", "weights")
+    sub = command("time", time_net, "Time every layer forward and backward.", "device", "net", "weights", "python")
     sub.add_argument("--iterations", type=_at_least_1, default=50, metavar="N", help="passes to time (default: 50)")
 
-    command("summary", summary, "Print layers, shapes, parameters, multiply-adds and memory.", "net")
+    command("summary", summary, "Print layers, shapes, parameters, multiply-adds and memory.", "net", "python")
 
     sub = command("draw", draw_net, "Draw a net as a picture (needs graphviz) or a .dot file.", "net")
     sub.add_argument("output", metavar="OUTPUT", help="picture to write: .png, .svg, .pdf or .dot")

@@ -55,7 +55,9 @@ def add_commands(command) -> None:
     sub.add_argument("output", metavar="OUTPUT_FILE", nargs="?", help=".binaryproto to write")
     sub.add_argument("--backend", default="lmdb", metavar="lmdb", help="the only one")
 
-    sub = command("extract_features", extract_features, "Store blobs of a net that reads its own data.", "device")
+    sub = command(
+        "extract_features", extract_features, "Store blobs of a net that reads its own data.", "device", "python"
+    )
     sub.add_argument("weights", metavar="WEIGHTS", help=".caffemodel")
     sub.add_argument("model", metavar="MODEL", help="net prototxt with a data layer")
     sub.add_argument("blobs", metavar="BLOB[,BLOB...]", help="what to store")

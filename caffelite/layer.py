@@ -37,6 +37,11 @@ def layer_class(name: str) -> type[Layer]:
     return _registry[name]
 
 
+def registered_classes() -> set[type[Layer]]:
+    """The classes of all known layer types."""
+    return set(_registry.values())
+
+
 class BlobVec(list):
     """The parameter blobs of a layer."""
 

@@ -51,6 +51,17 @@ def add_config(options: argparse.ArgumentParser, beside: str) -> None:
     )
 
 
+def add_python(options: argparse.ArgumentParser) -> None:
+    """--allow-python"""
+    options.add_argument(
+        "--allow-python",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="let the prototxt run Python layers of this module (may be given again)",
+    )
+
+
 def add_data(options: argparse.ArgumentParser, imdb: str) -> None:
     """--imdb, --proposals and --fit-classes"""
     options.add_argument("--imdb", default=imdb, metavar="NAME", help=f"data set: {datasets.NAMES} (default: {imdb})")
@@ -74,6 +85,7 @@ def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespa
             print(f"error: {e}", file=sys.stderr)
             return 2
     try:
+        caffelite.allow_python(*getattr(args, "allow_python", ()))
         return main(args) or 0
     except CaffeliteError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -33,5 +33,6 @@ if __name__ == "__main__":
         "--def", dest="definition", default="prototxt/test.prototxt", metavar="FILE", help="default: %(default)s"
     )
     _common.add_config(parser, "--def")
+    _common.add_python(parser)
     parser.add_argument("--threshold", type=float, default=0.5, metavar="S", help="least score (default: %(default)s)")
     sys.exit(_common.run(main, parser.parse_args()))

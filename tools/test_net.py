@@ -39,6 +39,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--net", metavar="FILE", help="model (default: newest of the solver.prototxt beside --def)")
     _common.add_config(parser, "--def")
+    _common.add_python(parser)
     _common.add_data(parser, "shapes_test")
     parser.add_argument("--wait", action="store_true", help="wait until the file of --net exists")
     parser.add_argument("--comp", action="store_true", help="competition mode: result files beside the others")

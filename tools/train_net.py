@@ -39,6 +39,7 @@ if __name__ == "__main__":
     parser.add_argument("--weights", metavar="FILE", help="start from these weights (several with commas)")
     parser.add_argument("--snapshot", metavar="FILE", help="continue exactly from this .solverstate")
     _common.add_config(parser, "the solver")
+    _common.add_python(parser)
     _common.add_data(parser, "shapes_train")
     parser.add_argument("--rand", action="store_true", help="another seed at every call instead of RNG_SEED")
     parser.add_argument("--strict", action="store_true", help="refuse weights that miss a layer or have one too many")

@@ -10,24 +10,42 @@ import importlib.util
 import os
 import sys
 
-from caffelite.layer import Layer, PassState, register
+from caffelite.errors import CaffeliteError
+from caffelite.layer import Layer, PassState, register, registered_classes
 
 # modules of the originals that this project replaces: {name in old prototxts: module to import instead}
 module_aliases: dict[str, str] = {}
+VARIABLE = "CAFFELITE_ALLOW_PYTHON"
+_allowed = {"caffelite"}
+
+
+def allow_python(*modules: str) -> None:
+    """Let prototxts name Python layers of these modules, and of the modules below them: importing them runs their code.
+
+    Raises CaffeliteError for what is no name of a module.
+    """
+    for module in modules:
+        if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
+            raise CaffeliteError(
+                f"allow_python: expected the name of a module as in `import my_layers`, actual {module!r}"
+            )
+        _allowed.add(module)
 
 
 @register("Python")
 class Python(Layer):
     """The class python_param.layer of the module python_param.module, a subclass of Layer, does the work.
 
-    `param_str` reaches it as an attribute, set before `setup`. The module is looked for on sys.path and then in the
-    current folder; it may `import caffe` without having it. `share_in_parallel` makes no difference here. Bottoms and
-    tops: as the class has it. Source: python_layer.hpp, layer_factory.cpp.
+    A prototxt alone runs no code: the module must be the project's own, or be given to `caffelite.allow_python` or to a
+    command's `--allow-python`; or the class is one that was made known by `@register`, or stands in the script that
+    runs. The module is looked for on sys.path and then in the current folder; it may `import caffe` without having it.
+    `param_str` reaches the layer as an attribute, set before `setup`. `share_in_parallel` makes no difference here.
+    Bottoms and tops: as the class has it. Source: python_layer.hpp, layer_factory.cpp.
     """
 
     @classmethod
     def create(cls, param, phase: int, pass_state: PassState | None = None, where: str = "") -> Layer:
-        """An instance of the user's class. Raises LayerError where module or class is missing or not a layer."""
+        """An instance of the user's class. Raises LayerError where it may not run, is missing or is no layer."""
         wanted = param.python_param
         error = Layer(param, phase, pass_state, where).error
         if not wanted.module or not wanted.layer:
@@ -36,15 +54,18 @@ class Python(Layer):
             )
         _load_plugins()
         name = module_aliases.get(wanted.module, wanted.module)
-        try:
-            with _import_as_pycaffe():
-                module = importlib.import_module(name)
-        except Exception as e:  # whatever the user's module raises
+        if _is_loaded_by_the_caller(name, wanted.layer):
+            module = sys.modules[name]
+        elif _may_run(name):
+            module = _imported(name, wanted.layer, error)
+        else:
             raise error(
-                f"python_param: cannot import module {name!r} for layer {wanted.layer!r}: {type(e).__name__}: {e}"
-            ) from e
+                f"python_param: module {name!r} may not run, as a prototxt alone runs no code; if you trust it, say "
+                f"caffelite.allow_python({name!r}) before the net is built, or give the command --allow-python {name}, "
+                f"or set {VARIABLE}={name}"
+            )
         found = getattr(module, wanted.layer, None)
-        if not (isinstance(found, type) and issubclass(found, Layer)):
+        if not _is_layer(found):
             actual = "none of that name" if found is None else repr(found)
             raise error(
                 f"python_param: expected {wanted.layer!r} in module {name!r} ({getattr(module, '__file__', '')}) to be "
@@ -53,6 +74,32 @@ class Python(Layer):
         layer = found(param, phase, pass_state, where)
         layer.param_str_ = layer.param_str  # its name in the Caffe that Fast R-CNN came with
         return layer
+
+
+def _is_layer(found) -> bool:
+    return isinstance(found, type) and issubclass(found, Layer)
+
+
+def _is_loaded_by_the_caller(name: str, layer: str) -> bool:
+    """Whether this layer class is there already, registered or in the script that runs: nothing has to be imported."""
+    # not getattr of the class, which may run a module's __getattr__
+    found = getattr(sys.modules.get(name), "__dict__", {}).get(layer)
+    return _is_layer(found) and (name == "__main__" or found in registered_classes())
+
+
+def _may_run(name: str) -> bool:
+    if name in module_aliases.values():
+        return True
+    allowed = _allowed.union(os.environ.get(VARIABLE, "").split(","))
+    return any(name == module or name.startswith(f"{module}.") for module in filter(None, allowed))
+
+
+def _imported(name: str, layer: str, error):
+    try:
+        with _import_as_pycaffe():
+            return importlib.import_module(name)
+    except Exception as e:  # whatever the user's module raises
+        raise error(f"python_param: cannot import module {name!r} for layer {layer!r}: {type(e).__name__}: {e}") from e
 
 
 @functools.cache

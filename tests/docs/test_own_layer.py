@@ -11,6 +11,7 @@ import caffelite as caffe
 from caffelite import cli, layer
 from caffelite.backend.kernels import kernels, signatures, source
 from caffelite.errors import BackendError, LayerError
+from caffelite.layers import python
 from tests.engine.backend.test_cuda_text import compile_cuda, nvrtc  # noqa: F401
 from tests.engine.gradient_check import LayerRun, check_gradient
 
@@ -26,6 +27,7 @@ def own_layers(monkeypatch):
     monkeypatch.chdir(FOLDER)
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(layer, "_registry", dict(layer._registry))
+    monkeypatch.setattr(python, "_allowed", set(python._allowed))
     import maxout
     import mish
 
