@@ -31,6 +31,11 @@ class Memory:
         """True once anything has touched the memory."""
         return self._newest is not None
 
+    @property
+    def untouched(self) -> bool:
+        """True while it is zeros that need no memory."""
+        return self._newest is None and self.initial is None
+
     def host(self) -> np.ndarray:
         """The numbers as a numpy array, which becomes the newest copy."""
         if self._host is None:
@@ -116,6 +121,13 @@ class Blob:
         shape, count = self._shape, self.count
         if count:
             self.data_memory.initial = lambda flat: fill(flat[:count].reshape(shape))
+
+    def fill_diff(self, value: float) -> None:
+        """Set the whole diff to `value`; memory that nobody has touched yet is filled when it is first touched."""
+        if self.diff_memory.allocated:
+            self.diff[...] = value
+        else:
+            self.diff_memory.initial = lambda flat: flat.fill(value)
 
     def assign(self, values: np.ndarray) -> None:
         """Set the data, broadcasting `values`; a fill that is still due is dropped."""

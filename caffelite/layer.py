@@ -77,6 +77,7 @@ class Layer:
     min_tops: int | None = None
     max_tops: int | None = None
     same_bottoms_and_tops = False
+    in_place = True  # whether a top may be the bottom of its place
     is_loss = False  # its first top has loss weight 1 unless the prototxt says otherwise; tops it lacks are made up
 
     def __init__(self, param, phase: int, pass_state: PassState | None = None, where: str = ""):
@@ -146,7 +147,7 @@ class Layer:
         return random.generator(self.pass_state.seed, self.name, self.pass_state.number)
 
     def check_counts(self, bottom: list, top: list) -> None:
-        """Raise LayerError where the numbers of bottoms or tops are not what the type takes."""
+        """Raise LayerError where the numbers of bottoms or tops, or a top that is a bottom, are not for this type."""
         for kind, n, exact, least, most in (
             ("bottom", len(bottom), self.exact_bottoms, self.min_bottoms, self.max_bottoms),
             ("top", len(top), self.exact_tops, self.min_tops, self.max_tops),
@@ -159,3 +160,5 @@ class Layer:
                 raise self.error(f"expected at most {most} {kind} blob(s), actual {n}")
         if self.same_bottoms_and_tops and len(bottom) != len(top):
             raise self.error(f"expected one top per bottom, actual {len(bottom)} bottom(s) and {len(top)} top(s)")
+        if not self.in_place and any(blob is other for blob in bottom for other in top):
+            raise self.error(f"{self.type} does not run in place: give its top another name")

@@ -138,7 +138,7 @@ class Builder:
         for t, weight in zip(tops, layer.loss_weights):
             self.net._blob_loss_weights[t] = weight
             if weight:
-                self.net._blobs[t].diff[...] = weight
+                self.net._blobs[t].fill_diff(weight)
 
     def add_params(self, i: int, layer: Layer) -> bool:
         """Register the layer's parameter blobs; returns whether any of them learns."""

@@ -24,6 +24,7 @@ class Accuracy(Layer):
     exact_bottoms = 2
     min_tops = 1
     max_tops = 2
+    in_place = False
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         param, scores = self.param.accuracy_param, bottom[0]

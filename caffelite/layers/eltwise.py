@@ -95,10 +95,10 @@ class Split(Layer):
 
     exact_bottoms = 1
     min_tops = 1
+    in_place = False
 
     def reshape(self, bottom, top):
         for blob in top:
-            self.expect(blob is not bottom[0], "Split does not run in place: give its tops other names")
             blob.reshape(*bottom[0].shape)
             blob.share_data(bottom[0])
 
@@ -109,7 +109,7 @@ class Split(Layer):
         if not propagate_down[0]:
             return
         dx, add = bottom[0].gradient, kernels("elementwise").weighted_sum
-        diffs = [blob.gradient for blob in top if blob.diff_memory.allocated]  # one never touched is zero
+        diffs = [blob.gradient for blob in top if not blob.diff_memory.untouched]  # which is zero
         if len(diffs) < 2:
             dx[...] = diffs[0] if diffs else 0
         else:

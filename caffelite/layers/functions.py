@@ -43,8 +43,7 @@ class AbsVal(Function):
     Bottom and top: any shape; not in place. Source: absval_layer.cpp.
     """
 
-    def setup(self, bottom, top):
-        self.expect(bottom[0] is not top[0], "AbsVal does not run in place: give its top another name")
+    in_place = False
 
     def value(self, x):
         return xp.abs(x)

@@ -21,6 +21,7 @@ class Im2col(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     per_axis = BaseConvolution.per_axis
 

@@ -18,10 +18,10 @@ class InnerProduct(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.inner_product_param
-        self.expect(bottom[0] is not top[0], "InnerProduct does not run in place: give its top another name")
         self.num_output, self.transpose = param.num_output, param.transpose
         self.expect(self.num_output > 0, "num_output must be positive: give inner_product_param { num_output: ... }")
         self.length = bottom[0].count_from(self.axis(bottom[0], param.axis))

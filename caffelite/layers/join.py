@@ -35,6 +35,7 @@ class Concat(AlongAxis):
 
     min_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def reshape(self, bottom, top):
         axis = self.find_axis(bottom, self.param.concat_param, "concat_dim")
@@ -47,7 +48,6 @@ class Concat(AlongAxis):
             )
         sizes = [blob.shape[axis] for blob in bottom]
         self.set_ranges(axis, sizes)
-        self.expect(top[0] is not bottom[0], "Concat does not run in place: give its top another name")
         top[0].reshape(*shape[:axis], sum(sizes), *shape[axis + 1 :])
         if len(bottom) == 1:
             top[0].share_data(bottom[0])
@@ -76,6 +76,7 @@ class Slice(AlongAxis):
 
     exact_bottoms = 1
     min_tops = 1
+    in_place = False
 
     def reshape(self, bottom, top):
         param, shape = self.param.slice_param, bottom[0].shape
@@ -99,7 +100,6 @@ class Slice(AlongAxis):
             )
             sizes = [size // len(top)] * len(top)
         self.set_ranges(axis, sizes)
-        self.expect(top[0] is not bottom[0], "Slice does not run in place: give its tops other names")
         for blob, part in zip(top, sizes):
             blob.reshape(*shape[:axis], part, *shape[axis + 1 :])
         if len(top) == 1:
@@ -129,6 +129,7 @@ class Crop(Layer):
 
     exact_bottoms = 2
     exact_tops = 1
+    in_place = False
 
     def reshape(self, bottom, top):
         param, shape, reference = self.param.crop_param, bottom[0].shape, bottom[1].shape
@@ -174,6 +175,7 @@ class Tile(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom, top):
         param = self.param.tile_param

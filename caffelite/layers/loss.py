@@ -20,6 +20,7 @@ class Loss(Layer):
     """
 
     is_loss = True
+    in_place = False
     exact_bottoms = 2
     exact_tops = 1
 

@@ -26,10 +26,10 @@ class LRN(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.lrn_param
-        self.expect(bottom[0] is not top[0], "LRN does not run in place: give its top another name")
         size = param.local_size
         self.expect(size % 2 == 1, f"local_size must be odd, actual {size}")
         self.across = param.norm_region == LRNParameter.ACROSS_CHANNELS
@@ -81,7 +81,16 @@ class Standardizing(Layer):
     def geometry(self, planes: int, size: int, groups: int) -> None:
         """Say how the blob falls into planes and groups: plane p is of group p % groups."""
         self.planes, self.size, self.groups = planes, size, groups
-        self.zeros, self.ones = xp.zeros(groups, np.float32), xp.ones(groups, np.float32)
+
+    @property
+    def zeros(self):
+        """A mean that takes nothing off."""
+        return xp.zeros(self.groups, np.float32)
+
+    @property
+    def ones(self):
+        """A deviation that divides nothing."""
+        return xp.ones(self.groups, np.float32)
 
     def moments(self, x):
         """Mean and (biased) variance of every group, float32 (groups,)."""
@@ -219,10 +228,10 @@ class Normalize(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.norm_param
-        self.expect(bottom[0] is not top[0], "Normalize does not run in place: give its top another name")
         self.expect(bottom[0].ndim >= 2, f"expected a bottom (N, C, ...), actual shape {bottom[0].shape}")
         self.channels = bottom[0].shape[1]
         ones = message("FillerParameter")(type="constant", value=1)

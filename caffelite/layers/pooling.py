@@ -36,6 +36,7 @@ class Pooling(Layer):
 
     exact_bottoms = 1
     min_tops = 1
+    in_place = False
 
     @property
     def max_tops(self) -> int:
@@ -44,7 +45,6 @@ class Pooling(Layer):
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.pooling_param
-        self.expect(bottom[0] is not top[0], "Pooling does not run in place: give its top another name")
         self.method = param.pool
         self.mask = None  # the winners; kept from the first backward pass on, as a frozen layer never needs them
         if param.global_pooling:
@@ -149,9 +149,9 @@ class SPP(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.expect(bottom[0] is not top[0], "SPP does not run in place: give its top another name")
         self.height = self.param.spp_param.pyramid_height
         self.expect(
             0 < self.height <= MAX_LEVELS,

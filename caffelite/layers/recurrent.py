@@ -24,6 +24,7 @@ class LSTM(Layer):
     min_bottoms = 2
     max_bottoms = 3
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.recurrent_param

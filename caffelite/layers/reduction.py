@@ -15,6 +15,7 @@ class Reduction(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def reshape(self, bottom, top):
         param = self.param.reduction_param

@@ -25,6 +25,7 @@ class ROIPooling(Layer):
 
     exact_bottoms = 2
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.roi_pooling_param

@@ -21,6 +21,7 @@ class ArgMax(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom, top):
         self.expect(self.param.argmax_param.top_k >= 1, "expected a top_k of at least 1, actual 0")
@@ -61,6 +62,7 @@ class BatchReindex(Layer):
 
     exact_bottoms = 2
     exact_tops = 1
+    in_place = False
 
     def reshape(self, bottom, top):
         self.expect(bottom[1].ndim == 1, f"expected a bottom 1 of one axis, actual shape {bottom[1].shape}")
@@ -89,6 +91,7 @@ class Filter(Layer):
 
     min_bottoms = 2
     min_tops = 1
+    in_place = False
     selected = None
 
     def setup(self, bottom, top):
@@ -109,7 +112,7 @@ class Filter(Layer):
                 f"bottom {i} has shape {blob.shape}, the selector {selector.shape}: expected the same first axis",
             )
         if self.selected is None:
-            self.selected = np.arange(selector.count)
+            self.selected = range(selector.count)
         else:
             self.selected = np.flatnonzero(to_host(selector.array))
         for blob, out in zip(blobs, top):
@@ -139,6 +142,7 @@ class Embed(Layer):
 
     exact_bottoms = 1
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom, top):
         param = self.param.embed_param

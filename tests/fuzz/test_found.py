@@ -1,12 +1,14 @@
 """What the fuzzer found stays mended."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import caffelite as caffe
 from caffelite import proto
 from caffelite.backend.kernels import kernels
-from caffelite.errors import BackendError, FileFormatError, LayerError, SolverError
+from caffelite.errors import BackendError, FileFormatError, LayerError, NetError, SolverError
 from tests.fuzz import seeds
 
 HUGE = 2**31 - 1
@@ -88,6 +90,36 @@ def test_declared_sizes_cost_nothing_until_they_are_touched(tmp_path):
         'layer { name: "p" type: "Power" bottom: "d" top: "p" }',
     )
     assert [blob.data_memory.allocated for blob in net.blobs.values()] == [False, False]
+
+
+def scaled(shape: str, axis: int) -> str:
+    """A shape with one axis two million times as long, if it has the axis."""
+    dims = shape.split()
+    if axis < len(dims):
+        dims[axis] = str(2_000_000 * int(dims[axis]))
+    return " ".join(dims)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_huge_nets_are_built_without_memory(tmp_path, monkeypatch, axis):
+    monkeypatch.chdir(tmp_path)
+    built = 0
+    for kind, cases in seeds.LAYERS.items():
+        for options, bottoms, tops in cases:
+            text = seeds.layer_net(kind, options, [scaled(shape, axis) for shape in bottoms], tops)
+            if tops and "loss_weight" not in options:
+                text = text.replace(' top: "t0"', ' top: "t0"' + " loss_weight: 2" * tops)
+            tracemalloc.start()
+            try:
+                caffe.Net(proto.parse_text(text, "NetParameter", "net.prototxt"), caffe.TRAIN)
+                built += 1
+            except NetError:  # of more than 2^31 elements, or its rows have another length
+                pass
+            finally:
+                peak = tracemalloc.get_traced_memory()[1]
+                tracemalloc.stop()
+            assert peak < 2e6, text
+    assert built > 50
 
 
 @pytest.mark.parametrize(

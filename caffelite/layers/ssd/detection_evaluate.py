@@ -26,6 +26,7 @@ class DetectionEvaluate(Layer):
 
     exact_bottoms = 2
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom, top):
         param = self.options = self.param.detection_evaluate_param

@@ -30,6 +30,7 @@ class DetectionOutput(Layer):
     min_bottoms = 3
     max_bottoms = 4
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom, top):
         param = self.options = self.param.detection_output_param

@@ -32,6 +32,7 @@ class MultiBoxLoss(Layer):
     exact_bottoms = 4
     exact_tops = 1
     is_loss = True
+    in_place = False
 
     def setup(self, bottom, top):
         param = self.options = self.param.multibox_loss_param

@@ -20,6 +20,7 @@ class PriorBox(Layer):
 
     exact_bottoms = 2
     exact_tops = 1
+    in_place = False
 
     def setup(self, bottom, top):
         param = self.param.prior_box_param
