@@ -17,13 +17,23 @@ def bbox_overlaps(boxes: np.ndarray, query_boxes: np.ndarray) -> np.ndarray:
 
     Source: utils/bbox.pyx of Fast R-CNN.
     """
+    intersection, areas, query_areas = _intersections(boxes, query_boxes)
+    return intersection / (areas + query_areas - intersection)
+
+
+def parts_inside(boxes: np.ndarray, query_boxes: np.ndarray) -> np.ndarray:
+    """Which part of every box (N, 4) lies in every query box (K, 4), pixels counted inclusively: (N, K) float64."""
+    intersection, areas, _ = _intersections(boxes, query_boxes)
+    return intersection / areas
+
+
+def _intersections(boxes: np.ndarray, query_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of the intersections (N, K), of the boxes (N, 1) and of the query boxes (K,)."""
     x1, y1, x2, y2 = (c[:, None] for c in boxes.astype(np.float64).reshape(-1, 4).T)
     u1, v1, u2, v2 = query_boxes.astype(np.float64).reshape(-1, 4).T
     width = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1) + 1, 0)
     height = np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1) + 1, 0)
-    intersection = width * height
-    union = (x2 - x1 + 1) * (y2 - y1 + 1) + (u2 - u1 + 1) * (v2 - v1 + 1) - intersection
-    return intersection / union
+    return width * height, (x2 - x1 + 1) * (y2 - y1 + 1), (u2 - u1 + 1) * (v2 - v1 + 1)
 
 
 def _centres(boxes: np.ndarray, offset: float) -> tuple[np.ndarray, ...]:

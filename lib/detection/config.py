@@ -74,6 +74,9 @@ class TrainOptions:
     SNAPSHOT_INFIX: str = ""
     """Goes into the names of snapshots: <prefix>_<infix>_iter_<n>.caffemodel."""
 
+    USE_DIFFICULT: bool = True
+    """Train on objects that are flagged difficult too, as the original does."""
+
     USE_PREFETCH: bool = True
     """Read and scale the images of coming minibatches in threads (the minibatches are the same either way)."""
 

@@ -30,13 +30,18 @@ class Finding:
 
 @dataclass
 class Annotation:
-    """The objects of one image; boxes are x1, y1, x2, y2 in pixels from 0, corners included."""
+    """The objects of one image; boxes are x1, y1, x2, y2 in pixels from 0, corners included.
+
+    Crowds, boxes around many objects of a class (COCO), stand apart.
+    """
 
     width: int = 0
     height: int = 0
     names: list[str] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
+    crowd_names: list[str] = field(default_factory=list)
+    crowd_boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
 class _PlainTree(ElementTree.TreeBuilder):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from detection.datasets.annotation import Finding
+from detection.datasets.dataset import Dataset
 from detection.datasets.image import read_image
-from detection.datasets.voc import VocDataset
 from detection.errors import DatasetError
 
 
-def check(dataset: VocDataset, decode: bool = False) -> list[Finding]:
+def check(dataset: Dataset, decode: bool = False) -> list[Finding]:
     """All findings, image by image. With `decode` the images' pixels are read too, which finds damaged files."""
     findings = []
     for i in range(len(dataset)):
@@ -27,7 +27,7 @@ def check(dataset: VocDataset, decode: bool = False) -> list[Finding]:
     return findings
 
 
-def summary(dataset: VocDataset) -> str:
+def summary(dataset: Dataset) -> str:
     """A table of objects per class with their share of difficult ones and their sizes, and the sizes of the images.
 
     Raises DatasetError: the data set must be free of errors.
@@ -46,6 +46,9 @@ def summary(dataset: VocDataset) -> str:
         lines.append(row(name, images, of_class.sum(), difficult[of_class].sum(), _spread(side[of_class])))
     lines.append(row("all", len(roidb), len(classes), difficult.sum(), _spread(side)))
     widths, heights = (np.array([entry[key] for entry in roidb]) for key in ("width", "height"))
+    crowds = sum(len(entry["crowd_boxes"]) for entry in roidb)
+    if crowds:
+        lines.append(f"crowds, which are no examples: {crowds}")
     lines.append(f"images without objects: {sum(len(entry['boxes']) == 0 for entry in roidb)}")
     lines.append(f"image widths: {_spread(widths)}; heights: {_spread(heights)}")
     return "\n".join(lines)

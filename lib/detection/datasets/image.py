@@ -12,6 +12,8 @@ from detection.errors import DatasetError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
+_HEADER = 1 << 16  # bytes in which most files tell their size
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """The image (height, width, 3) uint8, BGR, in its stored orientation. Raises DatasetError."""
@@ -24,7 +26,11 @@ def read_image(path: str | Path) -> np.ndarray:
 def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height in pixels, from the header alone for JPEG, PNG and BMP. Raises DatasetError."""
     try:
-        size = images.image_size(Path(path).read_bytes())
+        with open(path, "rb") as file:
+            start = file.read(_HEADER)
+            size = images.image_size(start)
+            if size is None and len(start) == _HEADER:  # a long preview or profile before the header
+                size = images.image_size(start + file.read())
     except OSError as e:
         raise DatasetError(f"{path}: cannot be read: {e.strerror}") from None
     return size or read_image(path).shape[1::-1]

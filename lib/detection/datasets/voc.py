@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
-import numpy as np
-
 from detection.datasets.annotation import Annotation, Finding, parse_xml, read_annotation
-from detection.datasets.image import EXTENSIONS, image_size
+from detection.datasets.dataset import BACKGROUND, Dataset
+from detection.datasets.image import EXTENSIONS
 from detection.errors import DatasetError
 
 # fmt: off
@@ -22,14 +20,12 @@ VOC_CLASSES = (
 )
 # fmt: on
 
-log = logging.getLogger(__name__)
 
+class VocDataset(Dataset):
+    """One image set of a folder in VOC layout.
 
-class VocDataset:
-    """One image set of a folder in VOC layout; images and annotations are read when they are asked for.
-
-    `classes` has "__background__" first; without it, all class names of the folder's annotations are found and sorted,
-    so that every image set of a folder numbers them alike. `year` decides how AP is measured (11 points before 2010).
+    Without `classes`, all class names of the folder's annotations are found and sorted, so that every image set of a
+    folder numbers them alike.
     Raises DatasetError for a folder or image set that does not exist, is empty or names an image twice.
     """
 
@@ -49,16 +45,12 @@ class VocDataset:
             classes = self._find_classes()
         elif len(set(classes)) < len(classes):
             raise DatasetError(f"{self.name}: a class is named twice: {', '.join(classes)}")
-        self.classes = ("__background__", *(c for c in classes if c != "__background__"))
-        self.class_to_index = {c: i for i, c in enumerate(self.classes)}
+        self.classes = (BACKGROUND, *(c for c in classes if c != BACKGROUND))
 
-    def __len__(self) -> int:
-        return len(self.image_index)
-
-    @property
-    def num_classes(self) -> int:
-        """Classes, background included."""
-        return len(self.classes)
+    @cached_property
+    def has_annotations(self) -> bool:
+        """Whether an image of the set has an annotation file; those of VOC's test sets after 2007 are secret."""
+        return any(self.annotation_path(i).is_file() for i in range(len(self)))
 
     def image_path(self, i: int) -> Path:
         """The file of image i. Raises DatasetError where there is none, or more than one."""
@@ -72,10 +64,6 @@ class VocDataset:
         hint = "; write image names without the ending" if (folder / name).is_file() else ""
         raise DatasetError(f"{folder / name}.jpg: image {i + 1} of {self.image_set}.txt is missing{hint}")
 
-    def image_size(self, i: int) -> tuple[int, int]:
-        """Width and height of image i in pixels, from the file's header. Raises DatasetError."""
-        return image_size(self.image_path(i))
-
     def annotation_path(self, i: int) -> Path:
         """The annotation file of image i."""
         return self.folder / "Annotations" / f"{self.image_index[i]}.xml"
@@ -83,37 +71,6 @@ class VocDataset:
     def annotation(self, i: int) -> tuple[Annotation, list[Finding]]:
         """The annotation of image i without its faulty objects, and what was found in it. Raises DatasetError."""
         return read_annotation(self.annotation_path(i), self.image_size(i), self.classes[1:], self.zero_based)
-
-    def gt_roidb(self) -> list[dict]:
-        """The ground truth of every image; difficult objects are among it.
-
-        Each entry: `boxes` (n, 4) float32 x1 y1 x2 y2 in pixels from 0, corners included; `gt_classes` (n,) int32;
-        `difficult` (n,) bool; `width`, `height` of the image. Raises DatasetError with the first error found; says how
-        many boxes were clipped.
-        """
-        return self._gt_roidb
-
-    @cached_property
-    def _gt_roidb(self) -> list[dict]:
-        roidb, clipped = [], []
-        for i in range(len(self)):
-            annotation, findings = self.annotation(i)
-            for finding in findings:
-                if finding.is_error:
-                    raise DatasetError(f"{finding}\n(tools/check_dataset.py lists all that is wrong)")
-            clipped += [finding for finding in findings if finding.kind == "box clipped"]
-            roidb.append(
-                {
-                    "boxes": np.array(annotation.boxes, np.float32).reshape(-1, 4),
-                    "gt_classes": np.array([self.class_to_index[c] for c in annotation.names], np.int32),
-                    "difficult": np.array(annotation.difficult, bool),
-                    "width": annotation.width,
-                    "height": annotation.height,
-                }
-            )
-        if clipped:
-            log.warning("%s: %d box(es) clipped by a pixel, the first: %s", self.name, len(clipped), clipped[0])
-        return roidb
 
     def _read_image_set(self) -> list[str]:
         folder = self.folder / "ImageSets" / "Main"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.boxes import bbox_overlaps
-from detection.datasets.voc import VocDataset
+from detection.datasets.dataset import Dataset
 from detection.errors import EvaluationError
 
 
@@ -51,7 +51,7 @@ class Evaluation:
 
 
 def evaluate(
-    dataset: VocDataset,
+    dataset: Dataset,
     all_boxes: Sequence[Sequence[np.ndarray]],
     folder: str | Path | None,
     overlap: float = 0.5,
@@ -84,7 +84,7 @@ def evaluate(
 
 
 def _evaluate_class(
-    dataset: VocDataset,
+    dataset: Dataset,
     k: int,
     images: np.ndarray,
     dets: np.ndarray,
@@ -159,13 +159,13 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: 
     return float(np.sum(np.diff(recall) * envelope))
 
 
-def result_path(dataset: VocDataset, class_name: str, folder: str | Path, competition: str = "comp4") -> Path:
+def result_path(dataset: Dataset, class_name: str, folder: str | Path, competition: str = "comp4") -> Path:
     """The result file of a class."""
     return Path(folder) / f"{competition}_det_{dataset.image_set}_{class_name}.txt"
 
 
 def write_results(
-    dataset: VocDataset, all_boxes: Sequence[Sequence[np.ndarray]], folder: str | Path, competition: str = "comp4"
+    dataset: Dataset, all_boxes: Sequence[Sequence[np.ndarray]], folder: str | Path, competition: str = "comp4"
 ) -> list[Path]:
     """Write a result file per class, a line per detection: image, score (3 decimals), corners from 1 (1 decimal).
 
@@ -183,7 +183,7 @@ def write_results(
     return paths
 
 
-def read_results(path: str | Path, dataset: VocDataset) -> tuple[np.ndarray, np.ndarray]:
+def read_results(path: str | Path, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Detections of a result file: the numbers of their images (n,), and (n, 5) corners from 1 and score.
 
     Raises EvaluationError for a line that is none, or an image that the data set does not have.
@@ -207,7 +207,7 @@ def read_results(path: str | Path, dataset: VocDataset) -> tuple[np.ndarray, np.
     return np.array(images, int), np.array(rows).reshape(-1, 5)
 
 
-def _expect_fit(dataset: VocDataset, all_boxes: Sequence[Sequence[np.ndarray]]) -> None:
+def _expect_fit(dataset: Dataset, all_boxes: Sequence[Sequence[np.ndarray]]) -> None:
     if len(all_boxes) != len(dataset.classes):
         raise EvaluationError(
             f"{dataset.name}: expected detections of {len(dataset.classes)} classes, background included, "

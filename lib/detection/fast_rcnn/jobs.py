@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from detection import datasets, visualize
 from detection.config import ConfigError, cfg
 from detection.datasets import shapes
 from detection.datasets.image import read_image
+from detection.errors import ProposalError
 from detection.evaluation import report
 from detection.evaluation.voc import Evaluation, evaluate
 from detection.fast_rcnn import classes as class_counts
@@ -55,7 +57,7 @@ def configure(file: str | None, beside: str, pairs: Sequence[str]) -> None:
 def get_dataset(name: str):
     """The data set of a name (detection.datasets.get); the generated one is made where it is not there yet."""
     folder = datasets.DATA / "shapes"
-    if name.startswith("shapes_") and not folder.exists():
+    if re.search(r"(^|\+)shapes_", name) and not folder.exists():
         logger.info("making the data set %s", folder)
         shapes.make(folder)
     return datasets.get(name)
@@ -68,7 +70,15 @@ def search_options() -> SearchOptions:
 
 
 def dataset_proposals(dataset, file: str | None = None) -> list[np.ndarray]:
-    """Every image's proposals: from a published .mat file if given, else by selective search."""
+    """Every image's proposals: from a published .mat file if given (for a union one per part, with commas between
+    them), else by selective search."""
+    files = file.split(",") if file else [None] * len(dataset.parts)
+    if len(files) != len(dataset.parts):
+        raise ProposalError(f"{file}: expected {len(dataset.parts)} file(s), one for each part of {dataset.name}")
+    return [boxes for part, of_part in zip(dataset.parts, files) for boxes in _part_proposals(part, of_part)]
+
+
+def _part_proposals(dataset, file: str | None) -> list[np.ndarray]:
     if file:
         return published.proposals(dataset, file, cfg.PROPOSALS.MAX_PROPOSALS)
     return proposals(dataset, search_options())

@@ -8,11 +8,11 @@ import numpy as np
 import scipy.io
 from scipy.io.matlab import MatReadError
 
-from detection.datasets.voc import VocDataset
+from detection.datasets.dataset import Dataset
 from detection.errors import ProposalError
 
 
-def proposals(dataset: VocDataset, path: str | Path, max_proposals: int = 0) -> list[np.ndarray]:
+def proposals(dataset: Dataset, path: str | Path, max_proposals: int = 0) -> list[np.ndarray]:
     """Proposals of every image of a data set from a file of selective_search_data.
 
     Each is (n, 4) int32, x1 y1 x2 y2 from 0.

@@ -23,8 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from detection.datasets import DATA
+from detection.datasets.dataset import Dataset
 from detection.datasets.image import read_image
-from detection.datasets.voc import VocDataset
 from detection.errors import ProposalError
 
 _VERSION = 1
@@ -98,7 +98,7 @@ def _ordered(boxes: np.ndarray, seed: int) -> np.ndarray:
 
 
 def proposals(
-    dataset: VocDataset,
+    dataset: Dataset,
     options: SearchOptions = SearchOptions(),
     cache: str | Path = DATA / "cache",
     threads: int | None = None,

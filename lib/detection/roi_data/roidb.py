@@ -13,19 +13,35 @@ from typing import Any
 
 import numpy as np
 
-from detection.boxes import bbox_overlaps, encode_boxes
+from detection.boxes import bbox_overlaps, encode_boxes, parts_inside
 from detection.config import cfg
 from detection.errors import DatasetError
 
 logger = logging.getLogger("detection")
 
+CROWD_PART = 0.7
+"""A proposal with more of its pixels than this in a crowd is not trained on."""
+
 
 def build_roidb(dataset, proposals: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """The roidb of a data set (detection.datasets) with the proposals (P, 4) of every image."""
+    """The roidb of a data set (detection.datasets) with the proposals (P, 4) of every image.
+
+    Without TRAIN.USE_DIFFICULT, difficult objects are no ground truth. A proposal that lies in a crowd to more than
+    CROWD_PART is neither foreground nor background (its `max_overlaps` is -1), as in py-faster-rcnn.
+    """
     roidb = []
     for i, (gt, boxes) in enumerate(zip(dataset.gt_roidb(), proposals, strict=True)):
-        image = {key: gt[key] for key in ("boxes", "gt_classes", "width", "height")}
-        roidb.append(make_entry({"image": str(dataset.image_path(i)), **image}, boxes))
+        used = ~gt["difficult"] | cfg.TRAIN.USE_DIFFICULT
+        image = {"width": gt["width"], "height": gt["height"]}
+        image |= {key: gt[key][used] for key in ("boxes", "gt_classes")}
+        entry = make_entry({"image": str(dataset.image_path(i)), **image}, boxes)
+        if len(gt["crowd_boxes"]):
+            in_crowd = parts_inside(entry["boxes"], gt["crowd_boxes"]).max(axis=1) > CROWD_PART
+            entry["max_overlaps"][in_crowd & (entry["gt_classes"] == 0)] = -1
+        roidb.append(entry)
+    if not cfg.TRAIN.USE_DIFFICULT:
+        difficult = sum(int(gt["difficult"].sum()) for gt in dataset.gt_roidb())
+        logger.info("%s: %d difficult objects are left out", dataset.name, difficult)
     return roidb
 
 

@@ -44,7 +44,27 @@ def test_shapes(tmp_path):
     assert datasets.get("shapes_test", tmp_path).classes[1:] == shapes.CLASSES
 
 
-@pytest.mark.parametrize("name", ["", "voc", "coco_2014_val", "folder", ":all", "folder:"])
+def test_unions(voc_folder, tmp_path):
+    place = tmp_path / "data/VOCdevkit/VOC2007"
+    for image_set, images in (("trainval", {"a": [("cat", (1, 1, 30, 20), False)], "b": []}), ("test", {"c": []})):
+        shutil.copytree(voc_folder(images, image_set=image_set), place, dirs_exist_ok=True)
+    dataset = datasets.get("voc_2007_trainval+voc_2007_test", tmp_path / "data")
+    assert dataset.name == "voc_2007_trainval+voc_2007_test" and dataset.image_set == "trainval+test"
+    assert dataset.image_index == ["a", "b", "c"] and dataset.classes[1:] == VOC_CLASSES
+    whole = datasets.get("voc_2007_trainvaltest", tmp_path / "data")
+    assert whole.name == "voc_2007_trainvaltest" and whole.image_index == dataset.image_index
+    assert [part.name for part in whole.parts] == ["voc_2007_trainval", "voc_2007_test"]
+    assert datasets.get(f"{place}:test:cat+{place}:trainval:cat").image_index == ["c", "a", "b"]
+    with pytest.raises(DatasetError, match=r"2 image.s. are in two of the parts, the first: .*VOC2007/a"):
+        datasets.get("voc_2007_trainval+voc_2007_trainvaltest", tmp_path / "data")
+
+
+def test_a_folder_whose_name_has_a_plus(voc_folder, tmp_path):
+    voc_folder(IMAGES).rename(tmp_path / "c++")
+    assert len(datasets.get(f"{tmp_path}/c++:all")) == 2
+
+
+@pytest.mark.parametrize("name", ["", "voc", "coco_val", "a+b", "folder", ":all", "folder:"])
 def test_other_names(name, tmp_path):
     with pytest.raises(DatasetError, match="not the name of a data set; expected shapes_SET"):
         datasets.get(name, tmp_path)

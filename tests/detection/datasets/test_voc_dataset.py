@@ -54,7 +54,7 @@ def test_clipped_boxes_are_counted_once(voc_folder, caplog):
     for _ in range(2):
         np.testing.assert_array_equal(dataset.gt_roidb()[0]["boxes"], [(0, 0, 8, 8), (4, 0, 8, 8)])
     (record,) = caplog.records
-    assert "2 box(es) clipped" in record.getMessage() and "object 1 (cat)" in record.getMessage()
+    assert "box clipped: 2, the first" in record.getMessage() and "object 1 (cat)" in record.getMessage()
 
 
 def test_folders_and_image_sets_that_are_not_there(voc_folder, tmp_path):

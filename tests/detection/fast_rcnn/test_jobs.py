@@ -15,6 +15,7 @@ import pytest
 from caffelite.errors import CaffeliteError, WeightsError
 from detection.config import ConfigError
 from detection.datasets import shapes
+from detection.errors import ProposalError
 from detection.fast_rcnn import jobs
 from detection.fast_rcnn.files import load_detections
 
@@ -133,6 +134,19 @@ def test_a_net_that_predicts_no_boxes(job, default_cfg):
         jobs.load_net("test.prototxt", None, ["a", "b"], fit=True)
     default_cfg.TEST.BBOX_REG = False
     assert jobs.load_net("test.prototxt", None, ["a", "b"], fit=True).outputs == ["cls_prob"]
+
+
+def test_proposals_of_a_union(job):
+    classes = ",".join(shapes.CLASSES)
+    parts = [jobs.get_dataset(f"set:{image_set}:{classes}") for image_set in ("train", "test")]
+    union = jobs.get_dataset(f"set:train:{classes}+set:test:{classes}")
+    expected = [boxes for part in parts for boxes in jobs.dataset_proposals(part)]
+    files = set((job / "cache").rglob("*.npz"))
+    for boxes, of_part in zip(jobs.dataset_proposals(union), expected, strict=True):
+        np.testing.assert_array_equal(boxes, of_part)
+    assert len(files) == 2 and set((job / "cache").rglob("*.npz")) == files, "those of the parts are used"
+    with pytest.raises(ProposalError, match=r"a\.mat: expected 2 file\(s\), one for each part of set:train"):
+        jobs.dataset_proposals(union, "a.mat")
 
 
 def test_no_iterations(job):

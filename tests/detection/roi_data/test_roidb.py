@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from detection.datasets.coco import CocoDataset
+from detection.datasets.voc import VocDataset
 from detection.errors import DatasetError
-from detection.roi_data.roidb import add_bbox_targets, flip, make_entry, training_roidb
+from detection.roi_data.roidb import add_bbox_targets, build_roidb, flip, make_entry, training_roidb
+from tests.detection.datasets.coco_files import write_coco
 
 
 def entry(gt=((10, 10, 29, 29),), classes=(1,), proposals=((12, 10, 31, 29), (25, 25, 60, 60)), width=100):
@@ -117,3 +120,25 @@ def test_precomputed_normalisation(default_cfg):
     np.testing.assert_array_equal(stds, [0.1, 0.1, 0.2, 0.2] * 3)
     np.testing.assert_array_equal(means, 0)
     np.testing.assert_allclose(e["bbox_targets"][1], [1, -2 / 20 / 0.1, 0, 0, 0], rtol=1e-6)
+
+
+def test_difficult_objects_are_used_or_not(voc_folder, default_cfg, caplog):
+    objects = [("cat", (1, 1, 20, 20), True), ("dog", (31, 1, 50, 20), False)]
+    dataset = VocDataset(voc_folder({"a": objects, "b": objects[:1]}), "all")
+    proposals = [np.array([(0, 0, 19, 18), (30, 0, 49, 18)])] * 2
+    assert [e["max_classes"].tolist() for e in build_roidb(dataset, proposals)] == [[1, 2, 1, 2], [1, 1, 0]]
+    default_cfg.TRAIN.USE_DIFFICULT = False
+    with caplog.at_level("INFO"):
+        assert [e["max_classes"].tolist() for e in build_roidb(dataset, proposals)] == [[2, 0, 2], [0, 0]]
+    assert "voc_all: 2 difficult objects are left out" in caplog.text
+
+
+def test_proposals_in_a_crowd_are_no_examples(tmp_path):
+    crowd = {"image_id": 9, "category_id": 18, "bbox": [0, 0, 20, 20], "iscrowd": 1}
+    dog = {"image_id": 9, "category_id": 18, "bbox": [5, 5, 10, 10]}
+    file = write_coco(tmp_path, [crowd, dog])
+    proposals = np.array([(5, 5, 14, 13), (13, 0, 22, 9), (14, 0, 23, 9), (40, 20, 50, 30)])
+    entry, _ = build_roidb(CocoDataset(file, tmp_path / "images"), [proposals, proposals])
+    assert entry["max_overlaps"][0] == 1, "an object in a crowd stays one"
+    assert entry["max_overlaps"][1] == -1 and entry["gt_classes"].tolist() == [1, 0, 0, 0, 0]
+    assert (entry["max_overlaps"][2:] >= 0).all(), "7 tenths in the crowd are not too many"
