@@ -52,7 +52,9 @@ def newest_model(definition: str) -> Path:
         raise WeightsError(f"no --net is given, and there is no {solver} whose newest model could be taken")
     folder, name = _prefix(proto.read_solver(str(solver)), str(solver))
     folders = [Path(folder)] if folder else Path("output", cfg.EXP_DIR).glob("*")
-    models = [model for place in folders for model in place.glob(f"{name}_*iter_*.caffemodel")]
+    found = [model for place in folders for model in place.glob(f"{name}_*iter_*.caffemodel")]
+    # what was made of a model, compressed or with SVMs, fits another net or other options
+    models = [model for model in found if model.stem.rsplit("_iter_", 1)[-1].isdigit()]
     if not models:
         where = folder or f"output/{cfg.EXP_DIR}"
         raise WeightsError(f"there is no trained model {name}_iter_*.caffemodel in {where}; train one with {command}")

@@ -103,7 +103,7 @@ def test_newest_model(tmp_path, default_cfg, monkeypatch, prefix, folder):
     with pytest.raises(WeightsError, match=r"no trained model net_iter_\*.*tools/train_net\.py --solver"):
         newest_model("test.prototxt")
     os.makedirs(folder)
-    for age, name in enumerate(("net_iter_20", "net_x_iter_10", "other_iter_30", "net_iter_5")):
+    for age, name in enumerate(("net_iter_20_svd", "net_iter_20", "net_x_iter_10", "other_iter_30", "net_iter_5")):
         path = tmp_path / folder / f"{name}.caffemodel"
         path.write_text("")
         os.utime(path, (1000 - age, 1000 - age))
