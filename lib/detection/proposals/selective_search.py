@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from caffelite.errors import FileFormatError
+from detection.arrays import read_arrays
 from detection.datasets import DATA
 from detection.datasets.dataset import Dataset
 from detection.datasets.image import read_image
@@ -174,12 +175,16 @@ def _save(file: Path, boxes: list[np.ndarray]) -> None:
 def _load(file: Path, images: int) -> list[np.ndarray] | None:
     """The boxes of each image of a file, None if there is no such file. Raises ProposalError if it is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            boxes, counts = arrays["boxes"], arrays["counts"]
-        if len(counts) != images or boxes.shape != (counts.sum(), 4):
-            raise ValueError(f"{len(counts)} images with boxes {boxes.shape}, expected {images} images")
-        return np.split(boxes, np.cumsum(counts)[:-1])
+        arrays = read_arrays(file, ("boxes", "counts"))
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as e:
-        raise ProposalError(f"{file}: damaged file of proposals ({e}); delete it and they are made anew") from None
+    except FileFormatError as e:
+        raise ProposalError(f"{e}; delete it and the proposals are made anew") from None
+    boxes, counts = arrays["boxes"], arrays["counts"]
+    whole = boxes.dtype == np.int32 and counts.dtype.kind == "i" and counts.shape == (images,)
+    if not whole or counts.min() < 0 or boxes.shape != (counts.sum(), 4):
+        raise ProposalError(
+            f"{file}: damaged: expected boxes (n, 4) of {images} images, found {boxes.dtype} {boxes.shape} and counts "
+            f"{counts.shape}; delete it and the proposals are made anew"
+        )
+    return np.split(boxes, np.cumsum(counts)[:-1])
