@@ -25,6 +25,9 @@ def main(args) -> None:
     evaluations = jobs.test(
         args.definition, args.imdb, args.net, args.proposals, args.output, args.fit_classes, args.comp, args.compare
     )
+    if not evaluations:
+        print("no annotations to measure by")
+        return
     print(report.table(evaluations["trained"]))
     print()
     for name, evaluation in evaluations.items():

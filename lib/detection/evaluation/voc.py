@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +16,21 @@ from detection.boxes import bbox_overlaps
 from detection.datasets.dataset import Dataset
 from detection.errors import EvaluationError
 
+if TYPE_CHECKING:
+    from detection.evaluation.bootstrap import Band
+    from detection.evaluation.coco import CocoEvaluation
+
+Detections = Sequence[Sequence[np.ndarray]]
+"""all_boxes[class][image], (n, 5) each."""
+
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: `ap` (nan where there is nothing to find), `recall` and `precision` after each counted detection.
+    """One class: `ap` (nan where there is nothing to find), and its detections (n,), best first.
 
-    `objects` are those that count, `difficult` those that do not; `detections` is the number of all detections.
+    `recall` and `precision` are those after each detection; `scores` and `images` (their images' numbers) their own; a
+    detection is `true`, or `false`, or neither where it does not count. `objects` that count are in the data set,
+    `objects_in_images` (N,) in each image; `difficult` do not count. `detections` is n.
     """
 
     name: str
@@ -30,11 +40,17 @@ class ClassResult:
     objects: int
     difficult: int
     detections: int
+    scores: np.ndarray
+    images: np.ndarray
+    true: np.ndarray
+    false: np.ndarray
+    objects_in_images: np.ndarray
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All classes of a data set, and the rules they were measured by."""
+    """All classes of a data set, and the rules they were measured by; the band of chance and COCO's own measures where
+    they were asked for."""
 
     dataset: str
     images: int
@@ -42,6 +58,8 @@ class Evaluation:
     use_07_metric: bool
     overlap: float
     count_difficult: bool
+    band: Band | None = None
+    coco: CocoEvaluation | None = None
 
     @property
     def mean_ap(self) -> float:
@@ -52,7 +70,7 @@ class Evaluation:
 
 def evaluate(
     dataset: Dataset,
-    all_boxes: Sequence[Sequence[np.ndarray]],
+    all_boxes: Detections,
     folder: str | Path | None,
     overlap: float = 0.5,
     use_07_metric: bool | None = None,
@@ -63,10 +81,11 @@ def evaluate(
 
     The detections go through VOC's result files, written to `folder` and read back, as in the original: the rounding of
     scores and corners is part of the result. Without a folder they are evaluated as they are. `use_07_metric`: by
-    default what the data set's year calls for. `count_difficult`: difficult objects count like others.
+    default what the data set's year calls for. `count_difficult`: difficult objects count like others. Crowds (COCO)
+    are treated as difficult objects.
     Raises EvaluationError, DatasetError.
     """
-    _expect_fit(dataset, all_boxes)
+    expect_fit(dataset, all_boxes)
     if use_07_metric is None:
         use_07_metric = dataset.year < 2010
     if folder is not None:
@@ -95,17 +114,23 @@ def _evaluate_class(
     """Class k from its detections (n, 5: corners from 1, score) on images (n,)."""
     gt_boxes, difficult = [], []
     for entry in dataset.gt_roidb():
-        of_class = entry["gt_classes"] == k
-        gt_boxes.append(entry["boxes"][of_class].astype(np.float64) + 1)
-        difficult.append(entry["difficult"][of_class] & (not count_difficult))
-    hit, duplicate_or_miss = assign(images, dets, gt_boxes, difficult, overlap)
-    true_positives, false_positives = hit.cumsum(), duplicate_or_miss.cumsum()
+        of_class, crowds = entry["gt_classes"] == k, entry["crowd_boxes"][entry["crowd_classes"] == k]
+        gt_boxes.append(np.concatenate([entry["boxes"][of_class], crowds]).astype(np.float64) + 1)
+        flags = entry["difficult"][of_class] & (not count_difficult)
+        difficult.append(np.concatenate([flags, np.ones(len(crowds), bool)]))
+    true, false = assign(images, dets, gt_boxes, difficult, overlap)
+    true_positives, false_positives = true.cumsum(), false.cumsum()
     ignored = sum(int(d.sum()) for d in difficult)
-    objects = sum(map(len, gt_boxes)) - ignored
+    counted = np.array([int((~d).sum()) for d in difficult])
+    objects = int(counted.sum())
     recall = true_positives / max(objects, 1)
     precision = true_positives / np.maximum(true_positives + false_positives, 1)
     ap = average_precision(recall, precision, use_07_metric) if objects else float("nan")
-    return ClassResult(dataset.classes[k], ap, recall, precision, objects, ignored, len(dets))
+    order = _best_first(dets)
+    return ClassResult(
+        dataset.classes[k], ap, recall, precision, objects, ignored, len(dets), dets[order, 4], images[order], true,
+        false, counted,
+    )  # fmt: skip
 
 
 def assign(
@@ -122,7 +147,7 @@ def assign(
     true if the IoU (pixels counted inclusively) is above `overlap` and no better detection took the object; false if
     not; neither if the object is difficult. Equal scores keep the order they came in, as MATLAB's sort does.
     """
-    order = np.argsort(-dets[:, 4], kind="stable")
+    order = _best_first(dets)
     images, boxes = images[order], dets[order, :4]
     first_object = np.cumsum([0, *map(len, gt_boxes)])
     taken = np.full(len(order), -1)  # the number of the object that a detection overlaps enough
@@ -145,6 +170,10 @@ def assign(
     return true, ~true & ~ignored
 
 
+def _best_first(dets: np.ndarray) -> np.ndarray:
+    return np.argsort(-dets[:, 4], kind="stable")
+
+
 def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: bool) -> float:
     """AP of a precision-recall curve, recall rising.
 
@@ -165,13 +194,13 @@ def result_path(dataset: Dataset, class_name: str, folder: str | Path, competiti
 
 
 def write_results(
-    dataset: Dataset, all_boxes: Sequence[Sequence[np.ndarray]], folder: str | Path, competition: str = "comp4"
+    dataset: Dataset, all_boxes: Detections, folder: str | Path, competition: str = "comp4"
 ) -> list[Path]:
     """Write a result file per class, a line per detection: image, score (3 decimals), corners from 1 (1 decimal).
 
     Returns the paths. Raises EvaluationError.
     """
-    _expect_fit(dataset, all_boxes)
+    expect_fit(dataset, all_boxes)
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = []
     for k, name in enumerate(dataset.classes[1:], 1):
@@ -207,7 +236,8 @@ def read_results(path: str | Path, dataset: Dataset) -> tuple[np.ndarray, np.nda
     return np.array(images, int), np.array(rows).reshape(-1, 5)
 
 
-def _expect_fit(dataset: Dataset, all_boxes: Sequence[Sequence[np.ndarray]]) -> None:
+def expect_fit(dataset: Dataset, all_boxes: Detections) -> None:
+    """Raise EvaluationError unless there are finite detections for every class and image of the data set."""
     if len(all_boxes) != len(dataset.classes):
         raise EvaluationError(
             f"{dataset.name}: expected detections of {len(dataset.classes)} classes, background included, "

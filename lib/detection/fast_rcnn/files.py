@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from caffelite import proto
 from caffelite.errors import CaffeliteError, WeightsError
 from detection.config import cfg
@@ -85,28 +83,3 @@ def class_names(model: str | Path, count: int) -> list[str]:
         return kept
     names = VOC_CLASSES if count == len(VOC_CLASSES) + 1 else [f"class {i}" for i in range(1, count)]
     return ["__background__", *names]
-
-
-def save_detections(path: str | Path, detections: Sequence[Sequence[np.ndarray]], images: Sequence[str]) -> None:
-    """Write detections [class][image] -> (n, 5) to an npz file: `detections` (N, 5) with `class_index` and
-    `image_index` (N,) of each, and the names `images`."""
-    rows = [(c, i, dets) for c, of_class in enumerate(detections) for i, dets in enumerate(of_class)]
-    counts = [len(dets) for _, _, dets in rows]
-    np.savez_compressed(
-        path,
-        detections=np.concatenate([dets for _, _, dets in rows]),
-        class_index=np.repeat([c for c, _, _ in rows], counts),
-        image_index=np.repeat([i for _, i, _ in rows], counts),
-        num_classes=len(detections),
-        images=np.array(images),
-    )
-
-
-def load_detections(path: str | Path) -> list[list[np.ndarray]]:
-    """Detections [class][image] -> (n, 5) from a file of `save_detections`."""
-    with np.load(path, allow_pickle=False) as file:
-        dets, classes, images = file["detections"], file["class_index"], file["image_index"]
-        num_classes, num_images = int(file["num_classes"]), len(file["images"])
-    key = classes * num_images + images
-    split = np.split(dets, np.searchsorted(key, np.arange(1, num_classes * num_images)))
-    return [split[c * num_images : (c + 1) * num_images] for c in range(num_classes)]

@@ -17,8 +17,9 @@ from detection.config import ConfigError, cfg
 from detection.datasets import shapes
 from detection.datasets.image import read_image
 from detection.errors import ProposalError
-from detection.evaluation import report
-from detection.evaluation.voc import Evaluation, evaluate
+from detection.evaluation.detections import save_detections
+from detection.evaluation.measure import measure
+from detection.evaluation.voc import Evaluation, evaluate, write_results
 from detection.fast_rcnn import classes as class_counts
 from detection.fast_rcnn.files import (
     class_names,
@@ -26,7 +27,6 @@ from detection.fast_rcnn.files import (
     make_writable,
     newest_model,
     read_solver,
-    save_detections,
 )
 from detection.fast_rcnn.test import Detections, detect, test_net
 from detection.fast_rcnn.train import Trainer, resume_files
@@ -176,8 +176,9 @@ def test(
     """Test a model (default: the newest of the solver beside the prototxt) on a data set.
 
     Writes to `output` (default: a folder named after the model and the data set) VOC's result files, the detections
-    (npz), the evaluation (JSON), precision-recall curves and sample pictures. Returns the evaluation as `trained`; with
-    `compare` also `without box regression` and `untrained`. Raises CaffeliteError.
+    (npz), the evaluation (JSON), precision-recall curves and pictures. Returns the evaluation as `trained`; with
+    `compare` also `without box regression` and `untrained`; nothing for a data set without annotations. Raises
+    CaffeliteError.
     """
     dataset = get_dataset(imdb)
     model = Path(model) if model else newest_model(definition)
@@ -197,10 +198,12 @@ def test(
     detections = detect_dataset(net, dataset, boxes)
     save_detections(folder / "detections.npz", detections, dataset.image_index)
     results = folder if competition else folder / "results"
-    evaluation = evaluate(dataset, detections, results, competition="comp4")
-    report.write_json(evaluation, folder / "evaluation.json")
-    visualize.plot_precision_recall(evaluation, folder / "precision_recall.png")
     draw_samples(dataset, detections, folder / "detections.png")
+    if not dataset.has_annotations:
+        write_results(dataset, detections, results)
+        logger.info("%s has no annotations to measure by; result files for its server in %s", dataset.name, results)
+        return {}
+    evaluation = measure(dataset, detections, folder, results=results)
     logger.info("results, curves and pictures (detections.png) in %s", folder)
 
     evaluations = {"trained": evaluation}

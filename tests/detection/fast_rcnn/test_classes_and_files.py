@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import pytest
 
 from caffelite import proto
@@ -11,11 +10,9 @@ from detection.config import ConfigError
 from detection.fast_rcnn.classes import check_classes, fit_classes, num_classes, stated_classes
 from detection.fast_rcnn.files import (
     class_names,
-    load_detections,
     make_writable,
     newest_model,
     read_solver,
-    save_detections,
     write_class_names,
 )
 
@@ -133,16 +130,3 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CaffeliteError, match="file: nothing can be written to this folder: File exists"):
         make_writable(tmp_path / "file")
-
-
-def test_detections_survive_a_file(tmp_path):
-    random = np.random.RandomState(0)
-    detections = [
-        [random.rand(n, 5).astype(np.float32) for n in counts] for counts in ((0, 0, 0), (2, 0, 1), (0, 3, 0))
-    ]
-    save_detections(tmp_path / "d.npz", detections, ["a", "b", "c"])
-    found = load_detections(tmp_path / "d.npz")
-    assert [len(of_class) for of_class in found] == [3, 3, 3]
-    for a, b in zip(detections, found):
-        for x, y in zip(a, b):
-            np.testing.assert_array_equal(x, y)

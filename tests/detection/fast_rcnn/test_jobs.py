@@ -16,8 +16,8 @@ from caffelite.errors import CaffeliteError, WeightsError
 from detection.config import ConfigError
 from detection.datasets import shapes
 from detection.errors import ProposalError
+from detection.evaluation.detections import load_detections
 from detection.fast_rcnn import jobs
-from detection.fast_rcnn.files import load_detections
 
 ROOT = Path(__file__).resolve().parents[3]
 BODY = """
@@ -81,11 +81,11 @@ def test_from_images_to_detections(job, default_cfg):
     assert default_cfg.TEST.BBOX_REG
     folder = model.with_suffix("") / "set_test"
     assert json.loads((folder / "evaluation.json").read_text())["images"] == 3
-    detections = load_detections(folder / "detections.npz")
+    detections = load_detections(folder / "detections.npz", jobs.get_dataset(classes))
     assert len(detections) == 7 and len(detections[1]) == 3
     lines = (folder / "results" / "comp4_det_test_star.txt").read_text().splitlines()
     assert len(lines) == sum(map(len, detections[shapes.CLASSES.index("star") + 1]))
-    for name in ("detections.png", "precision_recall.png"):
+    for name in ("detections.png", "precision_recall.png", "worst.jpg", "best.jpg"):
         assert cv2.imread(str(folder / name)) is not None
 
     image = job / "mine.png"
@@ -94,6 +94,16 @@ def test_from_images_to_detections(job, default_cfg):
     assert picture == job / "mine_detections.png"
     assert cv2.imread(str(picture)).shape == (50, 60, 3)
     assert {line.split()[0] for line in found} == set(shapes.CLASSES)
+
+
+def test_a_data_set_without_annotations(job):
+    classes = ",".join(shapes.CLASSES)
+    model = jobs.train("solver.prototxt", f"set:train:{classes}", 1, fit_classes=True)
+    for path in (job / "set" / "Annotations").iterdir():
+        path.unlink()
+    assert jobs.test("test.prototxt", f"set:test:{classes}", str(model), fit_classes=True, output="out") == {}
+    assert len(list(Path("out/results").glob("comp4_det_test_*.txt"))) == len(shapes.CLASSES)
+    assert Path("out/detections.npz").is_file() and not Path("out/evaluation.json").exists()
 
 
 def test_weights_and_snapshots(job):

@@ -1,0 +1,63 @@
+"""Saved detections: the npz files that a test writes and tools/reval.py reads."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detection.datasets.dataset import Dataset
+from detection.errors import EvaluationError
+
+
+def save_detections(path: str | Path, detections: Sequence[Sequence[np.ndarray]], images: Sequence[str]) -> None:
+    """Write detections [class][image] -> (n, 5) to an npz file: `detections` (N, 5) with `class_index` and
+    `image_index` (N,) of each, and the names `images`."""
+    rows = [(c, i, dets) for c, of_class in enumerate(detections) for i, dets in enumerate(of_class)]
+    counts = [len(dets) for _, _, dets in rows]
+    np.savez_compressed(
+        path,
+        detections=np.concatenate([dets for _, _, dets in rows]),
+        class_index=np.repeat([c for c, _, _ in rows], counts),
+        image_index=np.repeat([i for _, i, _ in rows], counts),
+        num_classes=len(detections),
+        images=np.array(images),
+    )
+
+
+def load_detections(path: str | Path, dataset: Dataset) -> list[list[np.ndarray]]:
+    """Detections [class][image] -> (n, 5) from a file of `save_detections`, in the order of the data set's images.
+
+    Raises EvaluationError where its classes are not as many as the data set's, or its images not the same.
+    """
+    detections, images = _load(path)
+    if len(detections) != dataset.num_classes:
+        raise EvaluationError(
+            f"{path}: expected detections of {dataset.num_classes} classes with the background, as {dataset.name} has, "
+            f"found {len(detections)}"
+        )
+    place = {name: i for i, name in enumerate(images)}
+    missing = [name for name in dataset.image_index if name not in place]
+    if missing or len(images) != len(dataset):
+        what = f"lack the image {missing[0]}" if missing else f"are of {len(images)} images, not {len(dataset)}"
+        raise EvaluationError(f"{path}: these detections {what}: they are not of {dataset.name}")
+    return [[of_class[place[name]] for name in dataset.image_index] for of_class in detections]
+
+
+def _load(path: str | Path) -> tuple[list[list[np.ndarray]], list[str]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            dets, classes, images = file["detections"], file["class_index"], file["image_index"]
+            num_classes, names = int(file["num_classes"]), [str(name) for name in file["images"]]
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as e:
+        raise EvaluationError(f"{path}: cannot be read as detections that a test has saved: {e}") from None
+    cells = num_classes * len(names)
+    key = classes * len(names) + images
+    if dets.ndim != 2 or dets.shape[1] != 5 or key.shape != dets.shape[:1] or (np.diff(key) < 0).any():
+        raise EvaluationError(f"{path}: expected detections (n, 5) sorted by class and image, found {dets.shape}")
+    if not names or (len(key) and not 0 <= key[0] <= key[-1] < cells):
+        raise EvaluationError(f"{path}: has detections of other classes and images than its own")
+    split = np.split(dets, np.searchsorted(key, np.arange(1, cells)))
+    return [split[c * len(names) : (c + 1) * len(names)] for c in range(num_classes)], names
