@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from caffelite.errors import FileFormatError
+from detection.arrays import read_arrays
 from detection.datasets.dataset import Dataset
 from detection.errors import EvaluationError
+
+MOST_CELLS = 10**8  # classes times images
 
 
 def save_detections(path: str | Path, detections: Sequence[Sequence[np.ndarray]], images: Sequence[str]) -> None:
@@ -47,17 +50,22 @@ def load_detections(path: str | Path, dataset: Dataset) -> list[list[np.ndarray]
 
 
 def _load(path: str | Path) -> tuple[list[list[np.ndarray]], list[str]]:
+    keys = ("detections", "class_index", "image_index", "num_classes", "images")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            dets, classes, images = file["detections"], file["class_index"], file["image_index"]
-            num_classes, names = int(file["num_classes"]), [str(name) for name in file["images"]]
-    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as e:
+        arrays = read_arrays(path, keys)
+    except (FileFormatError, FileNotFoundError) as e:
         raise EvaluationError(f"{path}: cannot be read as detections that a test has saved: {e}") from None
-    cells = num_classes * len(names)
-    key = classes * len(names) + images
-    if dets.ndim != 2 or dets.shape[1] != 5 or key.shape != dets.shape[:1] or (np.diff(key) < 0).any():
-        raise EvaluationError(f"{path}: expected detections (n, 5) sorted by class and image, found {dets.shape}")
-    if not names or (len(key) and not 0 <= key[0] <= key[-1] < cells):
-        raise EvaluationError(f"{path}: has detections of other classes and images than its own")
+    dets, classes, images, num_classes, names = (arrays[key] for key in keys)
+    whole = all(array.dtype.kind == "i" for array in (classes, images, num_classes)) and num_classes.shape == ()
+    if dets.ndim != 2 or dets.shape[1] != 5 or not classes.shape == images.shape == dets.shape[:1] or not whole:
+        raise EvaluationError(
+            f"{path}: expected detections (n, 5) with whole numbers of class and image for each, found "
+            f"{dets.shape}, {classes.dtype} {classes.shape} and {images.dtype} {images.shape}"
+        )
+    cells, key = int(num_classes) * len(names), classes * len(names) + images
+    outside = len(key) and not (0 <= classes.min() <= classes.max() < num_classes and key[0] >= 0 and key[-1] < cells)
+    if not 0 < cells <= MOST_CELLS or outside or (np.diff(key) < 0).any():
+        raise EvaluationError(f"{path}: expected detections sorted by class and image, of its own classes and images")
     split = np.split(dets, np.searchsorted(key, np.arange(1, cells)))
-    return [split[c * len(names) : (c + 1) * len(names)] for c in range(num_classes)], names
+    rows = [split[c * len(names) : (c + 1) * len(names)] for c in range(int(num_classes))]
+    return rows, [str(name) for name in names]

@@ -63,7 +63,18 @@ def test_detections_of_another_data_set(tmp_path, dataset, detections):
             load_detections(tmp_path / "d.npz", dataset)
 
 
-@pytest.mark.parametrize("changes", [{"class_index": [9]}, {"image_index": [1, 2]}, {"detections": np.zeros((1, 4))}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_index": [9]},
+        {"class_index": [-1]},
+        {"class_index": [0.5]},
+        {"image_index": [1, 2]},
+        {"detections": np.zeros((1, 4))},
+        {"num_classes": [3]},
+        {"num_classes": 10**12},
+    ],
+)
 def test_damaged_files_of_detections(tmp_path, dataset, changes):
     content = {"detections": np.zeros((1, 5)), "class_index": [1], "image_index": [0], "num_classes": 3}
     np.savez(tmp_path / "d.npz", images=list("abcd"), **(content | changes))
