@@ -28,11 +28,12 @@ from detection.fast_rcnn.files import (
     newest_model,
     read_solver,
 )
+from detection.fast_rcnn.svm import SvmTrainer
 from detection.fast_rcnn.test import Detections, detect, test_net
 from detection.fast_rcnn.train import Trainer, resume_files
 from detection.proposals import published
 from detection.proposals.selective_search import SearchOptions, proposals, search
-from detection.roi_data.roidb import build_roidb
+from detection.roi_data.roidb import build_roidb, flip
 
 logger = logging.getLogger("detection")
 
@@ -181,15 +182,7 @@ def test(
     CaffeliteError.
     """
     dataset = get_dataset(imdb)
-    model = Path(model) if model else newest_model(definition)
-    if not model.exists():
-        raise CaffeliteError(f"--net {model}: there is no such file")
-    learned = kept_class_names(model)
-    if learned is not None and learned != list(dataset.classes):
-        raise ConfigError(
-            f"{dataset.name} has the classes {', '.join(dataset.classes[1:])}, but {model} learned "
-            f"{', '.join(learned[1:])}: name them in this order, as FOLDER:SET:CLASS,CLASS,..."
-        )
+    model = _model_for(dataset, definition, model)
     logger.info("testing %s on %s", model, dataset.name)
     net = load_net(definition, model, dataset.classes, fit_classes)
     boxes = dataset_proposals(dataset, proposals_file)
@@ -217,6 +210,48 @@ def test(
         untrained = load_net(definition, None, dataset.classes, fit_classes)
         evaluations["untrained"] = evaluate(dataset, detect_dataset(untrained, dataset, boxes), None)
     return evaluations
+
+
+def _model_for(dataset, definition: str, model: str | None) -> Path:
+    """The file of a model, by default the newest of a test net, that has learned the classes of a data set."""
+    model = Path(model) if model else newest_model(definition)
+    if not model.exists():
+        raise CaffeliteError(f"--net {model}: there is no such file")
+    learned = kept_class_names(model)
+    if learned is not None and learned != list(dataset.classes):
+        raise ConfigError(
+            f"{dataset.name} has the classes {', '.join(dataset.classes[1:])}, but {model} learned "
+            f"{', '.join(learned[1:])}: name them in this order, as FOLDER:SET:CLASS,CLASS,..."
+        )
+    return model
+
+
+def train_svms(
+    definition: str,
+    imdb: str,
+    model: str | None = None,
+    proposals_file: str | None = None,
+    output: str | None = None,
+    fit_classes: bool = False,
+) -> Path:
+    """Replace the softmax classifier of a model (default: the newest of the solver beside the prototxt of the test net)
+    by SVMs trained on a data set, its mirror images with TRAIN.USE_FLIPPED.
+
+    Returns the file written, by default <model>_svm.caffemodel; TEST.SVM must be on where it is tested. Raises
+    CaffeliteError.
+    """
+    dataset = get_dataset(imdb)
+    model = _model_for(dataset, definition, model)
+    net = load_net(definition, model, dataset.classes, fit_classes)
+    written = Path(output) if output else model.with_name(f"{model.stem}_svm.caffemodel")
+    make_writable(written.parent)
+    entries = build_roidb(dataset, dataset_proposals(dataset, proposals_file))
+    if cfg.TRAIN.USE_FLIPPED:
+        entries += [flip(entry) for entry in entries]
+    SvmTrainer(net, entries, dataset.classes).train()
+    net.save(written)
+    logger.info("wrote %s", written)
+    return written
 
 
 def draw_samples(dataset, detections: Detections, picture: Path) -> None:
