@@ -95,7 +95,7 @@ def main() -> None:
     if torch:
         torch.set_num_threads(arguments.threads)
         print(f"torch {torch.__version__}")
-    print(f"sgemm of numpy, 1536 x 1536: {machine.sgemm_rate():.0f} GFLOP/s")
+    print(f"sgemm of numpy, 1536 x 1536: {machine.sgemm_rate() / 1e9:.0f} GFLOP/s")
     print(f"{arguments.images} image(s), medians, GFLOP/s: caffelite, torch (ratio)\n")
     print(f"| {'layer':24} | {'way':12} | GFLOP |{'forward':^21}|{'gradient to x':^21}|{'gradient to w':^21}|")
     print(f"|{'-' * 26}|{'-' * 14}|{'-' * 7}|{'-' * 21}|{'-' * 21}|{'-' * 21}|")

@@ -1,17 +1,22 @@
 """Fast R-CNN on random weights and 600x1000 images: training and testing, beside PyTorch if installed.
 
     python benchmarks/fast_rcnn.py [--net CaffeNet VGG16] [--train] [--rois 2000] [--repeats 5] [--no-torch]
+    python benchmarks/fast_rcnn.py --layers
 
 Both run in one process, A B A B, and the medians are printed with the ratio; peak memory is that of caffelite alone,
 measured in a process of its own. PyTorch has no RoI pooling of its own: adaptive_max_pool2d per RoI stands in (on a
-GPU, which benchmarks/gpu.py uses, torchvision's roi_pool).
+GPU, which benchmarks/gpu.py uses, torchvision's roi_pool), so the ratio is also given without that stand-in's forward
+pass. GFLOP/s counts convolutions and fully connected layers as if none were computed by Winograd's way, which needs
+fewer operations; its share is of what numpy's product of two 1536 x 1536 matrices reaches in between.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import machine
@@ -24,6 +29,7 @@ import numpy as np  # noqa: E402
 import caffelite as caffe  # noqa: E402
 from caffelite import proto  # noqa: E402
 from caffelite.backend import kernels  # noqa: E402
+from caffelite.cli import _multiply_adds, print_layer_times  # noqa: E402
 
 HEIGHT, WIDTH = 600, 1000
 
@@ -45,7 +51,7 @@ def fill(net) -> None:
 
 
 def training(name: str, rng: np.random.Generator):
-    """A function that does one training iteration of models/<name>: 2 images, 128 RoIs."""
+    """(a function that does one training iteration of models/<name>: 2 images, 128 RoIs; its solver)"""
     net, _ = proto.read_net(str(ROOT / "models" / name / "train.prototxt"))
     box = next(layer for layer in net.layer if layer.name == "bbox_pred").inner_product_param.num_output
     data = {
@@ -68,18 +74,34 @@ def training(name: str, rng: np.random.Generator):
     fill(solver.net)
     for top, values in data.items():
         solver.net.blobs[top].data[...] = values
-    return lambda: solver.step(1)
+    return lambda: solver.step(1), solver
 
 
 def testing(name: str, count: int, rng: np.random.Generator):
-    """A function that runs one image with `count` RoIs through models/<name>."""
+    """(a function that runs one image with `count` RoIs through models/<name>; its net)"""
     net = caffe.Net(str(ROOT / "models" / name / "test.prototxt"), caffe.TEST, seed=1)
     fill(net)
     boxes = rois(1, count, rng)
     image = rng.standard_normal((1, 3, HEIGHT, WIDTH)).astype(np.float32) * 50
     net.blobs["data"].reshape(*image.shape)
     net.blobs["rois"].reshape(*boxes.shape)
-    return lambda: net.forward(data=image, rois=boxes)
+    net.reshape()
+    return lambda: net.forward(data=image, rois=boxes), net
+
+
+def operations(net, train: bool) -> int:
+    """Floating-point operations of a pass through a net: forward, and in training what gradients are asked for."""
+    total = 0
+    for i, layer in enumerate(net.layers):
+        products = 1
+        if train and net.layer_need_backward[i] and layer.blobs:
+            products += bool(layer.param_propagate_down[0]) + any(net.bottom_need_backward[i])
+        total += 2 * products * _multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
+    return total
+
+
+roi_seconds: list[float] = []
+"""What RoI pooling forward took PyTorch on the CPU, pass by pass."""
 
 
 def torch_model(name: str, train: bool, device: str = "cpu"):
@@ -122,12 +144,15 @@ def torch_model(name: str, train: bool, device: str = "cpu"):
             from torchvision.ops import roi_pool
 
             return roi_pool(x, boxes, (p.pooled_h, p.pooled_w), p.spatial_scale)
+        start = time.perf_counter()
         spots = torch.round(boxes[:, 1:] * p.spatial_scale).long()
         out = []
         for image, (x0, y0, x1, y1) in zip(boxes[:, 0].long().tolist(), spots.tolist()):
             region = x[image, :, y0 : max(y1, y0) + 1, x0 : max(x1, x0) + 1]
             out.append(F.adaptive_max_pool2d(region, (p.pooled_h, p.pooled_w)))
-        return torch.stack(out)
+        pooled = torch.stack(out)
+        roi_seconds.append(time.perf_counter() - start)
+        return pooled
 
     def run(image, boxes):
         blobs = {"data": image, "rois": boxes}
@@ -210,9 +235,18 @@ def main() -> None:
     parser.add_argument(
         "--memory", action="store_true", help="one run, print the peak memory and stop (used by itself)"
     )
+    parser.add_argument(
+        "--layers", action="store_true", help="print the times of a training iteration's layers and stop"
+    )
     options = parser.parse_args()
     kernels.set_threads(options.threads)
     rng = np.random.default_rng(0)
+    if options.layers:
+        print(machine.describe(kernels.threads()))
+        for name in options.net:
+            print(f"\n{name}: a training iteration")
+            print_layer_times(training(name, rng)[1].net, options.repeats)
+        return
     works = []
     for name in options.net:
         if not options.rois:
@@ -221,7 +255,7 @@ def main() -> None:
             works += [(name, "test", n) for n in ([options.rois] if options.rois else [300, 2000])]
     if options.memory:
         name, kind, count = works[0]
-        run = training(name, rng) if kind == "train" else testing(name, count, rng)
+        run, _ = training(name, rng) if kind == "train" else testing(name, count, rng)
         run(), run()
         print(machine.peak_memory())
         return
@@ -233,18 +267,35 @@ def main() -> None:
             torch.set_num_threads(kernels.threads())
         except ImportError:
             print("PyTorch is not installed: no comparison")
-    print(machine.describe(kernels.threads()), f"sgemm {machine.sgemm_rate():.0f} GFLOP/s", sep=", ")
-    print(f"{'net':16} {'work':18} {'caffelite ms':>12} {'torch ms':>9} {'ratio':>6} {'peak GiB':>9}")
+    multiply, products = machine.sgemm()
+    print(machine.describe(kernels.threads()))
+    print(
+        f"{'net':9} {'work':16} {'caffelite ms':>12} {'GFLOP/s':>8} {'sgemm':>6} {'share':>6} {'peak GiB':>8} "
+        f"{'torch ms':>9} {'ratio':>6} {'RoI pooling ms':>15} {'ratio without':>14}"
+    )
     for name, kind, count in works:
-        runs = {"ours": training(name, rng) if kind == "train" else testing(name, count, rng)}
+        run, built = training(name, rng) if kind == "train" else testing(name, count, rng)
+        runs = {"ours": run, "sgemm": multiply}
         if torch:
             runs["torch"] = torch_training(name, rng) if kind == "train" else torch_testing(name, count, rng)
+        roi_seconds.clear()
         seconds = machine.interleaved(runs, options.repeats)
         flags = ["--train"] if kind == "train" else ["--rois", str(count)]
         command = [sys.executable, __file__, "--net", name, "--memory", "--threads", str(kernels.threads()), *flags]
         memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        other = f"{seconds['torch'] * 1e3:9.0f} {seconds['torch'] / seconds['ours']:6.2f}" if torch else " " * 16
-        print(f"{name:16} {f'{kind}, {count} RoIs':18} {seconds['ours'] * 1e3:12.0f} {other} {memory:9.2f}", flush=True)
+        rate = operations(built.net if kind == "train" else built, kind == "train") / seconds["ours"]
+        sgemm = products / seconds["sgemm"]
+        line = (
+            f"{name:9} {f'{kind}, {count} RoIs':16} {seconds['ours'] * 1e3:12.0f} {rate / 1e9:8.0f} "
+            f"{sgemm / 1e9:6.0f} {rate / sgemm:6.0%} {memory:8.2f}"
+        )
+        if torch:
+            pooling = statistics.median(roi_seconds[1:])
+            line += (
+                f" {seconds['torch'] * 1e3:9.0f} {seconds['torch'] / seconds['ours']:6.2f} {pooling * 1e3:15.0f} "
+                f"{(seconds['torch'] - pooling) / seconds['ours']:14.2f}"
+            )
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

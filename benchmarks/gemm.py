@@ -72,7 +72,7 @@ def main() -> None:
     """Print the table."""
     kernels.set_threads(arguments.threads)
     print(machine.describe(arguments.threads))
-    print(f"sgemm of numpy, 1536 x 1536: {machine.sgemm_rate():.0f} GFLOP/s")
+    print(f"sgemm of numpy, 1536 x 1536: {machine.sgemm_rate() / 1e9:.0f} GFLOP/s")
     print("medians, GFLOP/s (ms)\n")
     print(f"| {'product':34} |           shape |   caffelite.gemm |            numpy | ratio |")
     print(f"|{'-' * 36}|{'-' * 17}|{'-' * 18}|{'-' * 18}|{'-' * 7}|")

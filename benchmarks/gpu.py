@@ -28,7 +28,6 @@ from caffelite.backend import xp
 from caffelite.backend.gemm import gemm
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
-from caffelite.cli import _multiply_adds
 from caffelite.errors import BackendError
 from caffelite.layer import layer_class
 
@@ -136,17 +135,6 @@ def layers(sizes: Sizes) -> list[tuple[str, float, int]]:
     return rows
 
 
-def operations(net, train: bool) -> int:
-    """Floating-point operations of a pass through a net: forward, and in training what gradients are asked for."""
-    total = 0
-    for i, layer in enumerate(net.layers):
-        products = 1
-        if train and net.layer_need_backward[i] and layer.blobs:
-            products += bool(layer.param_propagate_down[0]) + any(net.bottom_need_backward[i])
-        total += 2 * products * _multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
-    return total
-
-
 def truncated(name: str):
     """The test net of models/<name> with fc6 and fc7 as two products each (section 3.1 of the paper)."""
     net, _ = proto.read_net(str(fast_rcnn.ROOT / "models" / name / "test.prototxt"))
@@ -176,12 +164,7 @@ def test_net(name: str, sizes: Sizes, svd: bool):
     net.blobs["data"].reshape(*image.shape)
     net.blobs["rois"].reshape(*boxes.shape)
     net.reshape()
-    return lambda: net.forward(data=image, rois=boxes), operations(net, False)
-
-
-def solver_of(step):
-    """The solver behind a training step of benchmarks/fast_rcnn.py."""
-    return step.__closure__[0].cell_contents
+    return lambda: net.forward(data=image, rois=boxes), fast_rcnn.operations(net, False)
 
 
 def from_files(name: str, sizes: Sizes, folder: Path):
@@ -249,8 +232,9 @@ def report_net(name: str, sizes: Sizes, torch, rates: dict, folder: Path, device
     works = [("train, 128 RoIs", None), (f"test, {sizes.rois} RoIs", False), (f"test, {sizes.rois} RoIs, SVD", True)]
     for work, svd in works:
         if svd is None:
-            step = fast_rcnn.training(name, rng())
-            run, flops, repeats = step, operations(solver_of(step).net, True), sizes.train
+            run, solver = fast_rcnn.training(name, rng())
+            flops, repeats = fast_rcnn.operations(solver.net, True), sizes.train
+            del solver
         else:
             (run, flops), repeats = test_net(name, sizes, svd), sizes.test
         other = None

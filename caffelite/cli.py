@@ -9,9 +9,7 @@ import argparse
 import logging
 import platform
 import signal
-import statistics
 import sys
-import time
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from caffelite.errors import CaffeliteError
 from caffelite.layers.python import allow_python
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.solver import get_solver
+from caffelite.timer import layer_times
 
 PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
@@ -197,28 +196,18 @@ def _numbers(values: np.ndarray) -> str:
 def time_net(options) -> None:
     """caffelite time: per layer, the median over the passes after one to warm up."""
     net = _net(options, "TRAIN")
-    synchronize = backend.synchronize
-    forward = {n: [] for n in range(len(net.layers))}
-    backward = {n: [] for n in range(len(net.layers))}
-    for i in range(options.iterations + 1):
-        for times, order, run in (
-            (forward, range(len(net.layers)), lambda k: net._forward(k, k)),
-            (backward, reversed(range(len(net.layers))), lambda k: net._backward(k, k)),
-        ):
-            for k in order:
-                synchronize()
-                start = time.perf_counter()
-                run(k)
-                synchronize()
-                if i:
-                    times[k].append((time.perf_counter() - start) * 1e3)
-    totals = [sum(statistics.median(t) for t in times.values()) for times in (forward, backward)]
-    print(f"{'layer':32} {'type':20} {'forward ms':>11} {'backward ms':>12} {'share':>6}")
-    for k, layer in enumerate(net.layers):
-        f, b = statistics.median(forward[k]), statistics.median(backward[k])
-        print(f"{layer.name:32.32} {layer.type:20.20} {f:11.3f} {b:12.3f} {(f + b) / max(sum(totals), 1e-9):6.1%}")
-    print(f"{'all layers':53} {totals[0]:11.3f} {totals[1]:12.3f}")
+    print_layer_times(net, options.iterations)
     print(f"median of {options.iterations} passes on {_machine()}")
+
+
+def print_layer_times(net: Net, passes: int) -> None:
+    """A table of `layer_times`, with each layer's share of the whole."""
+    forward, backward = layer_times(net, passes)
+    whole = max(sum(forward) + sum(backward), 1e-9)
+    print(f"{'layer':32} {'type':20} {'forward ms':>11} {'backward ms':>12} {'share':>6}")
+    for layer, f, b in zip(net.layers, forward, backward):
+        print(f"{layer.name:32.32} {layer.type:20.20} {f:11.3f} {b:12.3f} {(f + b) / whole:6.1%}")
+    print(f"{'all layers':53} {sum(forward):11.3f} {sum(backward):12.3f}")
 
 
 def summary(options) -> None:

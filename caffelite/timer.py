@@ -1,7 +1,8 @@
-"""pycaffe's Timer: wall time between start and stop, with all launched GPU work done at both ends."""
+"""Wall time with all launched GPU work done at both ends: pycaffe's Timer, and the times of a net's layers."""
 
 from __future__ import annotations
 
+import statistics
 import time
 
 from caffelite import backend
@@ -30,3 +31,21 @@ class Timer:
         if self._start is None:
             return 0.0
         return ((self._stop or time.perf_counter()) - self._start) * 1e3
+
+
+def layer_times(net, passes: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of every layer forward and backward: medians of `passes` passes after one to warm up."""
+    count, timer = len(net.layers), Timer()
+    forward, backward = ([[] for _ in range(count)] for _ in range(2))
+    for _ in range(passes + 1):
+        for times, order, run in (
+            (forward, range(count), net._forward),
+            (backward, reversed(range(count)), net._backward),
+        ):
+            for k in order:
+                timer.start()
+                run(k, k)
+                timer.stop()
+                times[k].append(timer.ms)
+    medians = [[statistics.median(of_layer[1:]) for of_layer in times] for times in (forward, backward)]
+    return medians[0], medians[1]
