@@ -9,6 +9,9 @@ import time
 
 os.environ.pop("OPENBLAS_CORETYPE", None)  # a fixed core type halves numpy's sgemm; must go before numpy is imported
 
+PAUSE = 0.1
+"""Seconds between runs."""
+
 
 def describe(threads: int) -> str:
     """One line: processor, threads, library versions."""
@@ -24,15 +27,21 @@ def describe(threads: int) -> str:
 
 
 def interleaved(runs: dict, repeats: int, warm_up: int = 1) -> dict[str, float]:
-    """Median seconds of every run, measured A B A B: noise that drifts hits all alike."""
-    times = {name: [] for name in runs}
-    for i in range(repeats + warm_up):
+    """Median seconds of every run, measured A B A B: noise that drifts hits all alike.
+
+    Before each comes a pause: threads of OpenBLAS and OpenMP spin for a while when they are done, on cores that the
+    other's run would need. What is short is run once more behind the pause, for the threads to wake up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + warm_up):
         for name, run in runs.items():
+            time.sleep(PAUSE)
+            if times[name] and times[name][0] < PAUSE:
+                run()
             start = time.perf_counter()
             run()
-            if i >= warm_up:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[warm_up:]) for name, values in times.items()}
 
 
 def sgemm(size: int = 1536):
