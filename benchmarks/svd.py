@@ -70,7 +70,7 @@ def main() -> None:
     """Print the table."""
     kernels.set_threads(arguments.threads)
     print(machine.describe(arguments.threads))
-    print(f"sgemm of numpy, 1536 x 1536: {machine.sgemm_rate():.0f} GFLOP/s; {arguments.rois} RoIs\n")
+    print(f"sgemm of numpy, 1536 x 1536: {machine.sgemm_rate() / 1e9:.0f} GFLOP/s; {arguments.rois} RoIs\n")
     print("| net | layer | shape | rank | before, ms | after, ms | ratio | operations | paper, ms | ratio |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in arguments.net:
