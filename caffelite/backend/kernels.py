@@ -183,12 +183,12 @@ class KernelFamily:
                         raise BackendError(
                             f"{where}, {argument}: expected a contiguous {want} array, actual {value.dtype}"
                         )
+                    if value.size > 0x7FFFFFFF:
+                        raise BackendError(f"{where}, {argument}: {value.size} elements, at most 2^31-1 are possible")
                     if not isinstance(value, np.ndarray):
                         on_device = True
                     elif not const and not value.flags.writeable:
                         raise BackendError(f"{where}, {argument}: the array is read-only")
-                    elif value.size > 0x7FFFFFFF:
-                        raise BackendError(f"{where}, {argument}: {value.size} elements, at most 2^31-1 are possible")
             run = self._run_gpu if on_device else self._run_cpu
             run(name, [(v, pointer, want) for v, (pointer, want, _, _) in zip(arguments, checks)])
 

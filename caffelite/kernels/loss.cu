@@ -5,7 +5,7 @@
 KERNEL(squared_distance)(const int n, const int count, const int part, const float* a, const float* b, double* sums) {
   KERNEL_LOOP(i, n) {
     double sum = 0.0;
-    for (int k = i * part; k < min(count, (i + 1) * part); ++k) {
+    for (int k = i * part, end = k + min(part, count - k); k < end; ++k) {
       const float d = a[k] - b[k];
       sum += (double)(d * d);
     }
@@ -19,7 +19,7 @@ KERNEL(smooth_l1_forward)(const int n, const int count, const int part, const fl
                           const float* inside, const float* outside, const float sigma2, double* sums) {
   KERNEL_LOOP(i, n) {
     double sum = 0.0;
-    for (int k = i * part; k < min(count, (i + 1) * part); ++k) {
+    for (int k = i * part, end = k + min(part, count - k); k < end; ++k) {
       const float d = (a[k] - b[k]) * (inside ? inside[k] : 1.0f), size = fabsf(d);
       const float f = size < 1.0f / sigma2 ? 0.5f * d * d * sigma2 : size - 0.5f / sigma2;
       sum += (double)(outside ? outside[k] * f : f);
@@ -44,7 +44,7 @@ KERNEL(sigmoid_loss_forward)(const int n, const int count, const int part, const
   KERNEL_LOOP(i, n) {
     double sum = 0.0;
     int valid = 0;
-    for (int k = i * part; k < min(count, (i + 1) * part); ++k) {
+    for (int k = i * part, end = k + min(part, count - k); k < end; ++k) {
       if (ignores && truncf(target[k]) == ignored) continue;
       /* log(1 + exp(-|x|)) cannot overflow */
       sum -= (double)(x[k] * (target[k] - (x[k] >= 0.0f ? 1.0f : 0.0f)) - logf(1.0f + expf(-fabsf(x[k]))));

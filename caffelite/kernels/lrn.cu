@@ -39,7 +39,7 @@ KERNEL(lrn_forward)(const int n, const int planes, const float* x, const int cha
                     const int width, const int across, const int half, const float alpha, const float beta,
                     const float k, float* y) {
   const int size = height * width;
-  PLANE_LOOP(p, run, planes, (size + RUN - 1) / RUN) {
+  PLANE_LOOP(p, run, planes, (size - 1) / RUN + 1) {
     const int first = run * RUN, count = min(size - first, RUN), at = p * size + first;
     float sums[RUN];
     window_sums<true>(x, p, channels, height, width, across, half, first, count, sums);
@@ -52,7 +52,7 @@ KERNEL(lrn_backward_ratios)(const int n, const int planes, const float* x, const
                             const int height, const int width, const int across, const int half, const float alpha,
                             const float beta, const float k, float* ratios, float* dx) {
   const int size = height * width;
-  PLANE_LOOP(p, run, planes, (size + RUN - 1) / RUN) {
+  PLANE_LOOP(p, run, planes, (size - 1) / RUN + 1) {
     const int first = run * RUN, count = min(size - first, RUN), at = p * size + first;
     float sums[RUN];
     window_sums<true>(x, p, channels, height, width, across, half, first, count, sums);
@@ -69,7 +69,7 @@ KERNEL(lrn_backward_windows)(const int n, const int planes, const float* x, cons
                              const int height, const int width, const int across, const int half,
                              const float two_alpha_beta, float* dx) {
   const int size = height * width;
-  PLANE_LOOP(p, run, planes, (size + RUN - 1) / RUN) {
+  PLANE_LOOP(p, run, planes, (size - 1) / RUN + 1) {
     const int first = run * RUN, count = min(size - first, RUN), at = p * size + first;
     float sums[RUN];
     window_sums<false>(ratios, p, channels, height, width, across, half, first, count, sums);

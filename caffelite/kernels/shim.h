@@ -7,11 +7,14 @@
 #define GATHER 1 /* a backward pass that scatters on a CPU gathers on a GPU: no float atomics, same bits every run */
 #define FLT_MAX 3.402823466e+38F
 #define FLT_MIN 1.175494351e-38F
-#define KERNEL_LOOP(i, n) \
-  for (int i = (int)(blockIdx.x * blockDim.x + threadIdx.x); i < (n); i += (int)(blockDim.x * gridDim.x))
-#define PLANE_LOOP(p, k, planes, size)                                                                  \
-  for (int i_ = (int)(blockIdx.x * blockDim.x + threadIdx.x), p = i_ / (size), k = i_ % (size);         \
-       i_ < (planes) * (size); i_ += (int)(blockDim.x * gridDim.x), p = i_ / (size), k = i_ % (size))
+#define FIRST_ (int)(blockIdx.x * blockDim.x + threadIdx.x)
+#define STEP_ (int)(blockDim.x * gridDim.x)
+/* near 2^31 elements i + STEP_ would overflow */
+#define NEXT_(i, n) ((n) - i > STEP_ ? i + STEP_ : (n))
+#define KERNEL_LOOP(i, n) for (int i = FIRST_; i < (n); i = NEXT_(i, n))
+#define PLANE_LOOP(p, k, planes, size)                                                                      \
+  for (int n_ = (planes) * (size), i_ = FIRST_, p = i_ / (size), k = i_ % (size); i_ < n_;                  \
+       i_ = NEXT_(i_, n_), p = i_ / (size), k = i_ % (size))
 #else
 #include <algorithm>
 #include <cfloat>

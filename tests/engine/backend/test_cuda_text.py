@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from caffelite.backend.kernels import CUDA_OPTIONS, SOURCES, families, signatures, source
+from caffelite.backend.kernels import CUDA_OPTIONS, SOURCES, build_cpu, families, signatures, source
+from tests.stand_in.cupy import emulator
 
 
 def _nvrtc() -> ctypes.CDLL:
@@ -58,3 +59,28 @@ def test_compiles(nvrtc, family, architecture):
 def test_a_broken_text_is_noticed(nvrtc):
     log, cubin = compile_cuda(nvrtc, source("update").replace("history[i] = h;", "history[i] = hh;"), "sm_90")
     assert not cubin and "hh" in log
+
+
+ONE_THREAD = """
+KERNEL(visit)(const int n, const int planes, long long* count) {
+  count[0] = count[1] = 0;
+  KERNEL_LOOP(i, n) if (++count[0], i < 0) break;
+  PLANE_LOOP(p, k, planes, n / planes) if (++count[1], p < 0 || k < 0) break;
+}
+extern "C" void one(unsigned thread, int n, int planes, long long* count) {
+  gridDim.x = 1 << 20, blockDim.x = 256, blockIdx.x = thread / blockDim.x, threadIdx.x = thread % blockDim.x;
+  visit(n, planes, count);
+}
+"""
+
+
+@pytest.mark.parametrize("thread", [0, 1, 2**28 - 1])
+@pytest.mark.parametrize("n", [2**31 - 1, 2**31 - 2**20, 2**31 - 2**28, 2**28, 2**28 - 1, 5])
+def test_loops_of_a_gpu_end_before_an_int_does(n, thread):
+    """A thread of the largest grid: a step beyond 2^31 would go on at negative numbers."""
+    planes = next(planes for planes in (7, 4, 1) if n % planes == 0)
+    text = emulator.HEAD + (SOURCES / "shim.h").read_text() + ONE_THREAD
+    library = ctypes.CDLL(str(build_cpu(text, "loops", ("-fwrapv",))))
+    count = (ctypes.c_longlong * 2)()
+    library.one(thread, n, planes, count)
+    assert list(count) == [len(range(thread, n, 2**28))] * 2
