@@ -119,7 +119,10 @@ class TestOptions:
 
 @dataclass(slots=True)
 class ProposalOptions:
-    """How proposals are made by selective search, `cfg.PROPOSALS`; they are kept in files until an option changes."""
+    """Which proposals there are, `cfg.PROPOSALS`; selective search's are kept in files until an option changes."""
+
+    METHOD: str = "selective_search"
+    """`selective_search`, or `dense`: all boxes of a grid over scale, aspect ratio and place, in random order."""
 
     MODE: str = "fast"
     """`fast` (2 colour spaces, 2 scales) or `quality` (5 colour spaces, 4 scales)."""
@@ -131,12 +134,30 @@ class ProposalOptions:
     """Least width and height of a proposal, pixels of the image."""
 
     MAX_PROPOSALS: int = 0
-    """Best proposals kept of an image; 0: all."""
+    """Best proposals kept of an image (of dense ones a random sample); 0: all."""
+
+    SEED: int = 3
+    """Of the order of selective search's boxes, and of what is drawn of dense ones."""
+
+    REPLACE_BY_DENSE: float = 0.0
+    """This part of an image's proposals, drawn at random, is replaced by the closest boxes (in IoU) of the grid."""
+
+    ADD_DENSE: int = 0
+    """So many boxes of the grid, drawn at random, are added to an image's proposals."""
+
+    DENSE_OVERLAP: float = 0.65
+    """How dense the grid is: the IoU of two boxes that differ by one step in place, scale or aspect ratio."""
+
+    DENSE_MIN_AREA: int = 1000
+    """Area of the grid's smallest box, pixels of the image."""
+
+    DENSE_MAX_RATIO: float = 3.0
+    """Longer to shorter side of the grid's longest box."""
 
 
 @dataclass(slots=True)
 class Options:
-    """All options; `TRAIN` and `TEST` hold those of one side, `PROPOSALS` those of selective search."""
+    """All options; `TRAIN` and `TEST` hold those of one side, `PROPOSALS` those of proposals."""
 
     PROFILE: str = "fast-rcnn"
     """Which authors' code is followed where they differ: `fast-rcnn` or `py-faster-rcnn`. Setting it sets all of
@@ -240,13 +261,22 @@ PROFILES: dict[str, dict] = {
 }
 """In which options the two authors' codes differ; they are never mixed by accident."""
 
-_CHOICES = {"TEST.SELECTION": ("rising", "threshold"), "PROPOSALS.MODE": ("fast", "quality")}
+_CHOICES = {
+    "TEST.SELECTION": ("rising", "threshold"),
+    "PROPOSALS.METHOD": ("selective_search", "dense"),
+    "PROPOSALS.MODE": ("fast", "quality"),
+}
 _LEAST = {
     "TRAIN.SCALES": 1, "TRAIN.MAX_SIZE": 1, "TRAIN.IMS_PER_BATCH": 1, "TRAIN.BATCH_SIZE": 1, "TRAIN.FG_FRACTION": 0,
     "TRAIN.SNAPSHOT_ITERS": 1, "TEST.SCALES": 1, "TEST.MAX_SIZE": 1, "TEST.MAX_PER_CLASS": 1, "TEST.MAX_PER_SET": 1,
-    "PROPOSALS.MAX_SIDE": 0, "PROPOSALS.MIN_SIZE": 0, "PROPOSALS.MAX_PROPOSALS": 0, "DEDUP_BOXES": 0, "RNG_SEED": 0,
+    "PROPOSALS.MAX_SIDE": 0, "PROPOSALS.MIN_SIZE": 0, "PROPOSALS.MAX_PROPOSALS": 0, "PROPOSALS.SEED": 0,
+    "PROPOSALS.REPLACE_BY_DENSE": 0, "PROPOSALS.ADD_DENSE": 0, "PROPOSALS.DENSE_OVERLAP": 0.1,
+    "PROPOSALS.DENSE_MIN_AREA": 1, "PROPOSALS.DENSE_MAX_RATIO": 1, "DEDUP_BOXES": 0, "RNG_SEED": 0,
 }  # fmt: skip
-_MOST = {"TRAIN.FG_FRACTION": 1, "RNG_SEED": 2**32 - 1}
+_MOST = {
+    "TRAIN.FG_FRACTION": 1, "RNG_SEED": 2**32 - 1, "PROPOSALS.SEED": 2**32 - 1, "PROPOSALS.REPLACE_BY_DENSE": 1,
+    "PROPOSALS.DENSE_OVERLAP": 0.95,
+}  # fmt: skip
 
 
 def _merge(options, values: Mapping, source: str, prefix: str) -> None:

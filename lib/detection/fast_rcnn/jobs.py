@@ -16,7 +16,6 @@ from detection import datasets, visualize
 from detection.config import ConfigError, cfg
 from detection.datasets import shapes
 from detection.datasets.image import read_image
-from detection.errors import ProposalError
 from detection.evaluation.detections import save_detections
 from detection.evaluation.measure import measure
 from detection.evaluation.voc import Evaluation, evaluate, write_results
@@ -31,8 +30,7 @@ from detection.fast_rcnn.files import (
 from detection.fast_rcnn.svm import SvmTrainer
 from detection.fast_rcnn.test import Detections, detect, test_net
 from detection.fast_rcnn.train import Trainer, resume_files
-from detection.proposals import published
-from detection.proposals.selective_search import SearchOptions, proposals, search
+from detection.proposals.choice import dataset_proposals, image_proposals
 from detection.roi_data.roidb import build_roidb, flip
 
 logger = logging.getLogger("detection")
@@ -62,27 +60,6 @@ def get_dataset(name: str):
         logger.info("making the data set %s", folder)
         shapes.make(folder)
     return datasets.get(name)
-
-
-def search_options() -> SearchOptions:
-    """cfg.PROPOSALS for selective search."""
-    p = cfg.PROPOSALS
-    return SearchOptions(p.MODE, p.MAX_SIDE, p.MIN_SIZE, p.MAX_PROPOSALS)
-
-
-def dataset_proposals(dataset, file: str | None = None) -> list[np.ndarray]:
-    """Every image's proposals: from a published .mat file if given (for a union one per part, with commas between
-    them), else by selective search."""
-    files = file.split(",") if file else [None] * len(dataset.parts)
-    if len(files) != len(dataset.parts):
-        raise ProposalError(f"{file}: expected {len(dataset.parts)} file(s), one for each part of {dataset.name}")
-    return [boxes for part, of_part in zip(dataset.parts, files) for boxes in _part_proposals(part, of_part)]
-
-
-def _part_proposals(dataset, file: str | None) -> list[np.ndarray]:
-    if file:
-        return published.proposals(dataset, file, cfg.PROPOSALS.MAX_PROPOSALS)
-    return proposals(dataset, search_options())
 
 
 def train(
@@ -279,7 +256,7 @@ def demo(
     net = load_net(definition, model, names, fit=True)
     for path in images:
         image = read_image(path)
-        dets = detect(net, image, search(image, search_options()))
+        dets = detect(net, image, image_proposals(image, Path(path).stem))
         picture = Path(path).with_name(f"{Path(path).stem}_detections.png")
         visualize.write_image(picture, visualize.draw_detections(image, dets, names, threshold))
         lines = [

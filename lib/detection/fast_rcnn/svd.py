@@ -144,7 +144,6 @@ def compress(
     done = []
     for name, rank in ranks.items():
         done.append(_fill(net, name, rank, file[name], weights))
-        logger.info("%s", done[-1])
         if done[-1].operations >= 1:
             logger.warning("%s: a rank of %d saves no operations", name, rank)
     heading = f"# Made by tools/compress_net.py of {os.path.basename(definition)}: " + ", ".join(

@@ -1,1 +1,1 @@
-"""Boxes that may hold an object: made by selective search, or read from the authors' files."""
+"""Boxes that may hold an object: made by selective search, read from the authors' files, or dense."""

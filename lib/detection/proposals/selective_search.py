@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,9 +106,11 @@ def proposals(
 ) -> list[np.ndarray]:
     """Proposals of every image of a data set, as `search` gives them, from files in `cache` or made and put there.
 
-    A file's name carries a hash of the images' names and contents, the options and the version of OpenCV.
+    A file's name carries a hash of the images' names and contents, the options and the version of OpenCV; it holds all
+    boxes, whatever `max_proposals` is.
     `threads`: images worked on at once, by default one per CPU core. Raises DatasetError, ProposalError.
     """
+    most, options = options.max_proposals, replace(options, max_proposals=0)
     paths = [dataset.image_path(i) for i in range(len(dataset))]
     starts = list(range(0, len(paths), _IMAGES_PER_FILE))
     files = [
@@ -127,7 +129,7 @@ def proposals(
             if boxes is None:
                 boxes = _search_all(part, options, threads, progress.update)
                 _save(file, boxes)
-            found += boxes
+            found += [of_image[: most or None] for of_image in boxes]
     return found
 
 

@@ -18,6 +18,7 @@ from detection.datasets import shapes
 from detection.errors import ProposalError
 from detection.evaluation.detections import load_detections
 from detection.fast_rcnn import jobs
+from detection.proposals import selective_search
 
 ROOT = Path(__file__).resolve().parents[3]
 BODY = """
@@ -51,7 +52,8 @@ layer { name: "cls_prob" type: "Softmax" bottom: "cls_score" top: "cls_prob" }
 def job(tmp_path, default_cfg, monkeypatch):
     """A folder with a data set, prototxts for another number of classes, and options."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(jobs, "proposals", functools.partial(jobs.proposals, cache=tmp_path / "cache"))
+    in_folder = functools.partial(selective_search.proposals, cache=tmp_path / "cache")
+    monkeypatch.setattr(selective_search, "proposals", in_folder)
     options = shapes.ShapesOptions(train=4, test=3, width=(90, 100), height=(70, 80), side=(20, 40), objects=(2, 3))
     shapes.make(tmp_path / "set", options)
     (tmp_path / "train.prototxt").write_text(TRAIN % BODY)
