@@ -1,0 +1,268 @@
+"""The report of a study: its results beside the paper's, as one HTML page, as JSON and as Markdown.
+
+`write(folder)` reads `folder`/*/result.json (format 1, written by detection.experiments.run), and of each the files
+that it names, relative to its own folder:
+
+    loss_log      one JSON line per iteration with `iter` and the losses
+    evaluation    evaluation.json of a test: `precision_recall`, `band`, `AP`, `rules`
+    pictures      worst.jpg and best.jpg beside the evaluation are shown too; curves are drawn anew, not shown
+
+Results of the same `row` with other seeds, each in a folder of its own, are one row of the report, with their mean and
+spread. A result may have `band` {low, high, level} itself, and `notes`, texts that are shown like deviations.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from caffelite.errors import CaffeliteError
+from detection.config import Options
+from detection.experiments import markdown, page
+
+FORMAT = 1
+PAPER_BATCH = {"images": 2, "rois": 128}
+"""Of a minibatch, in the paper."""
+
+_REQUIRED = {
+    "study": str, "row": str, "label": str, "metric": str, "scores": dict, "published": dict, "time": dict,
+    "options": dict, "solver": str, "seed": int, "versions": dict, "data": dict, "effective_batch": dict,
+    "deviations": list, "files": dict,
+}  # fmt: skip
+_CURVES = ("precision_recall.png", "_loss.png")
+
+
+class ReportError(CaffeliteError):
+    """Results that cannot be reported: names the file and what it lacks."""
+
+
+def write(folder: str | Path, title: str | None = None, order: Sequence[str] = ()) -> Path:
+    """Write report.html, report.json and report.md to a study's folder; returns the page.
+
+    `title`: by default the study's name. `order`: names of rows that come first, in this order. Raises ReportError
+    where there is no result, or one is damaged; a missing file of a result is told in the report.
+    """
+    folder = Path(folder)
+    report = collect(folder, title, order)
+    (folder / "report.json").write_text(json.dumps(without_points(report), indent=1, allow_nan=False) + "\n")
+    (folder / "report.md").write_text(markdown.render(report), encoding="utf-8")
+    path = folder / "report.html"
+    path.write_text(page.render(report), encoding="utf-8")
+    return path
+
+
+def collect(folder: str | Path, title: str | None = None, order: Sequence[str] = ()) -> dict[str, Any]:
+    """All that the report says: `title`, `study`, `rows`, `warnings`, `machines`.
+
+    A row has `row`, `label`, `metric`, `runs` (its results, best known first), `mAP` (their mean), `spread` (their
+    standard deviation, None for one), `band`, `published`, `difference`, `verdict`, `warnings`. Raises ReportError.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*/result.json"))
+    if not files:
+        raise ReportError(f"{folder}: expected results in {folder}/*/result.json, found none")
+    groups: dict[str, list[dict]] = {}
+    for file in files:
+        run = read_result(file)
+        groups.setdefault(run["row"], []).append(run)
+    names = sorted(groups, key=lambda name: list(order).index(name) if name in order else len(order))
+    rows = [_row(sorted(groups[name], key=lambda run: run["seed"])) for name in names]
+    return {
+        "format": FORMAT,
+        "title": title or rows[0]["runs"][0]["study"],
+        "study": rows[0]["runs"][0]["study"],
+        "rows": rows,
+        "warnings": _common_warnings(rows),
+        "machines": sorted({run["versions"].get("machine", "unknown") for row in rows for run in row["runs"]}),
+    }
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """A result with what its files hold: `losses` {name: values}, `evaluation`, `picture_files`, `lacking` texts.
+
+    Raises ReportError.
+    """
+    result = _json(file)
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise ReportError(f"{file}: expected a result of format {FORMAT}")
+    for key, kind in _REQUIRED.items():
+        if not isinstance(result.get(key), kind):
+            raise ReportError(f"{file}: expected {key} ({kind.__name__}), found {str(result.get(key))[:60]}")
+    folder, lacking = file.parent, []
+    root = folder.parent.parent.resolve()
+
+    def place(name: str | None, what: str) -> Path | None:
+        path = folder / name if name else None
+        if path is None or not path.is_file():
+            lacking.append(f"there is no {what}" + (f" {name}" if name else ""))
+        elif not path.resolve().is_relative_to(root):
+            lacking.append(f"{what} {name} lies outside {root} and is left out")
+        else:
+            return path
+        return None
+
+    named = result["files"]
+    evaluation_file = place(named.get("evaluation"), "evaluation")
+    evaluation = _json(evaluation_file) if evaluation_file else {}
+    log = place(named.get("loss_log"), "loss log")
+    beside = [name for name in ("worst.jpg", "best.jpg") if evaluation_file and (folder / name).is_file()]
+    names = [name for name in named.get("pictures") or () if not name.endswith(_CURVES)]
+    pictures = [place(name, "picture") for name in dict.fromkeys([*beside, *names])]
+    return {
+        **result,
+        "folder": folder.name,
+        "evaluation": evaluation if isinstance(evaluation, dict) else {},
+        "losses": _losses(log) if log else {},
+        "picture_files": [path for path in pictures if path],
+        "lacking": lacking,
+        "changed_options": _changed(result["options"], _defaults()),
+    }
+
+
+def without_points(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without curves and paths of pictures, for JSON."""
+    left_out = ("losses", "picture_files", "evaluation")
+    rows = [
+        row | {"runs": [{key: run[key] for key in run if key not in left_out} for run in row["runs"]]}
+        for row in report["rows"]
+    ]
+    return _finite(report | {"rows": rows})
+
+
+def _row(runs: list[dict]) -> dict[str, Any]:
+    first = runs[0]
+    scores = [run["scores"].get("mAP") for run in runs]
+    known = [score for score in scores if _is_number(score)]
+    mean = statistics.fmean(known) if known else None
+    published = first["published"].get("mAP")
+    published = published if _is_number(published) else None
+    band = first.get("band") or first["evaluation"].get("band")
+    row = {
+        "row": first["row"],
+        "label": first["label"],
+        "metric": first["metric"],
+        "runs": runs,
+        "mAP": mean,
+        "spread": statistics.stdev(known) if len(known) > 1 else None,
+        "band": band if isinstance(band, dict) and all(_is_number(band.get(key)) for key in ("low", "high")) else None,
+        "published": published,
+        "published_note": first["published"].get("note") or "",
+        "difference": None if mean is None or published is None else mean - published,
+        "classes": _classes(first),
+        "warnings": list(dict.fromkeys(text for run in runs for text in _warnings(run))),
+    }
+    return row | {"verdict": verdict(row)}
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """What the difference to the published number means."""
+    run, band = row["runs"][0], row["band"]
+    if row["mAP"] is None:
+        return "no mAP"
+    if row["published"] is None:
+        return "nothing published"
+    if run.get("scaled_down"):
+        return "not comparable: scaled down"
+    if band is None:
+        return "no band of chance known"
+    if band["low"] <= row["published"] <= band["high"]:
+        return "published number within the band"
+    return "above the published number" if row["difference"] > 0 else "below the published number"
+
+
+def _classes(run: dict) -> list[dict[str, Any]]:
+    """Of every class its AP here, its band and the published AP."""
+    band = run["evaluation"].get("band") or {}
+    published = run["published"].get("AP") or {}
+    bands = band.get("classes") or {}
+    return [
+        {"name": name, "AP": ap, "band": bands.get(name), "published": published.get(name)}
+        for name, ap in (run["scores"].get("AP") or {}).items()
+    ]
+
+
+def _warnings(run: dict) -> list[str]:
+    """What a reader must know before comparing."""
+    texts = []
+    if run.get("scaled_down"):
+        texts.append(f"scaled down: {run['scaled_down']}")
+    batch = {key: run["effective_batch"].get(key) for key in PAPER_BATCH}
+    if batch != PAPER_BATCH:
+        texts.append(
+            f"effective batch: {batch['images']} images and {batch['rois']} RoIs, in the paper "
+            f"{PAPER_BATCH['images']} and {PAPER_BATCH['rois']}"
+        )
+    texts += [f"deviation: {text}" for text in run["deviations"]]
+    if not run.get("weights"):
+        texts.append("trained from random weights, not from those of ImageNet")
+    return texts + list(run.get("notes") or ()) + [f"{run['folder']}: {text}" for text in run["lacking"]]
+
+
+def _common_warnings(rows: Sequence[dict]) -> list[str]:
+    runs = [run for row in rows for run in row["runs"]]
+    texts = []
+    if all(row["spread"] is None for row in rows):
+        texts.append(
+            "one seed for every row: the band of chance is that of the test images alone, not that of training anew"
+        )
+    for what, values in (
+        ("version of caffelite", {run["versions"].get("caffelite") for run in runs}),
+        ("machine", {run["versions"].get("machine") for run in runs}),
+        ("test set", {(run["data"].get("test") or {}).get("sha256") for run in runs}),
+        ("metric", {run["metric"] for run in runs}),
+    ):
+        if len(values) > 1:
+            texts.append(f"the rows do not have the same {what}")
+    return texts
+
+
+def _losses(log: Path) -> dict[str, list[float]]:
+    """The losses of a log by name. Raises ReportError."""
+    try:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+        names = [name for name in lines[0] if "loss" in name] if lines else []
+        return {name: [float(line[name]) for line in lines] for name in names}
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise ReportError(f"{log}: expected a JSON object with the losses in every line: {e!r}") from None
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as e:
+        raise ReportError(f"{file}: cannot be read as JSON: {e}") from None
+
+
+def _defaults() -> dict[str, Any]:
+    """All options' defaults, lists for tuples as JSON has them."""
+    return json.loads(json.dumps(asdict(Options())))
+
+
+def _changed(options: dict, defaults: dict, prefix: str = "") -> dict[str, Any]:
+    """The options that are not the default, by dotted name."""
+    changed = {}
+    for name, value in options.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            changed |= _changed(value, default, f"{prefix}{name}.")
+        elif value != default:
+            changed[prefix + name] = value
+    return changed
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
