@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -64,10 +65,8 @@ def dataset_summary(dataset) -> dict:
 
 def reset_peak_memory() -> None:
     """Let the peak of `peak_memory` begin anew, where the system can (Linux)."""
-    try:
+    with contextlib.suppress(OSError):  # elsewhere the peak is that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # the peak is then that of the whole process
 
 
 def peak_memory() -> int | None:

@@ -39,10 +39,8 @@ class Requirement:
         return next((place for place in self.places if place.exists()), None)
 
     def __str__(self) -> str:
-        return (
-            f"{self.what}\n    get it from  {self.source}\n    checksum     {self.checksum}\n"
-            f"    put it at    {self.places[0]}"
-        )
+        places = " or ".join(map(str, self.places))
+        return f"{self.what}\n    get it from: {self.source}\n    checksum: {self.checksum}\n    expected at: {places}"
 
 
 def proposals_file(row: Row, dataset: str) -> str | None:
@@ -95,7 +93,7 @@ def check(rows: Iterable[Row]) -> None:
     if lacking:
         listed = "\n".join(f"  {one}" for one in lacking)
         raise StudyError(
-            f"{len(lacking)} thing(s) are missing (a link to where you have one is enough):\n{listed}\n"
+            f"of what these rows need {len(lacking)} are missing (a link to where you have it is enough):\n{listed}\n"
             "--scale-down tries the whole way without them"
         )
 
@@ -134,7 +132,9 @@ def _coco(year: int, image_set: str) -> list[Requirement]:
         files.reverse()
     file_source = source
     if image_set == "minival":
-        file_source = "https://github.com/rbgirshick/py-faster-rcnn (data/README.md links to instances_minival2014.json)"
+        file_source = (
+            "https://github.com/rbgirshick/py-faster-rcnn (data/README.md links to instances_minival2014.json)"
+        )
     images = {"minival": "val", "valminusminival": "val", "test-dev": "test"}.get(image_set, image_set)
     places = folder / f"{images}{year}", folder / "images" / f"{images}{year}"
     return [

@@ -40,7 +40,8 @@ class RoIDataLayer(Layer):
             len(top) in counts,
             f"TRAIN.BBOX_REG is {cfg.TRAIN.BBOX_REG}: expected {' or '.join(map(str, counts))} tops, actual {len(top)}",
         )
-        for blob, shape in zip(top, ((1, 3, 1, 1), (1, 5), (1,), *[(1, 4 * self.num_classes)] * 3)):
+        # until the first minibatch: an image that every net can take, as in the original
+        for blob, shape in zip(top, ((1, 3, 100, 100), (1, 5), (1,), *[(1, 4 * self.num_classes)] * 3)):
             blob.reshape(*shape)
         self.sampler: MinibatchSampler | None = None
         self.last_images: list[str] = []

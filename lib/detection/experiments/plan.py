@@ -1,0 +1,152 @@
+"""What a study will take, told before it runs: trainings that rows share, memory, and a rough time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import yaml
+
+import caffelite
+from caffelite import backend, get_solver, proto
+from caffelite.backend.gemm import gemm
+from detection.config import cfg
+from detection.experiments import requirements
+from detection.experiments.run import Settings
+from detection.experiments.study import Row, Stage, Study
+from detection.fast_rcnn import memory
+from detection.models import build, files
+
+SIZES = ({"height": 375, "width": 500}, {"height": 500, "width": 375})
+"""Of the images that estimates are made for, pixels: most of PASCAL VOC's; both may meet in a minibatch."""
+ROIS = 2000
+"""Proposals of an image at the test."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a stage: bytes of `memory` of its largest minibatch, multiply-adds of an `iteration` and of a `test` image."""
+
+    memory: int
+    iteration: int
+    test: int
+
+
+def lines(study: Study, rows: Sequence[Row], settings: Settings) -> Iterator[str]:
+    """The plan of a study's rows, settings applied, line by line."""
+    yield f"{study.title} ({study.source})"
+    yield from (f"  {note}" for note in study.notes)
+    rate = multiply_adds_per_second()
+    seen: dict[tuple, str] = {}
+    total = 0.0
+    for row in rows:
+        yield f"{row.name}: {row.label}"
+        yield f"  train {row.train}, test {row.test}, proposals {row.proposals}; {row.metric}"
+        published = row.published["mAP"]
+        yield f"  published: {'no mAP' if published is None else f'mAP {100 * published:.1f}'}" + (
+            f", {row.published['note']}" if row.published["note"] else ""
+        )
+        path: tuple = (row.model.folder, row.weights, row.train, row.proposals)
+        for stage in row.stages:
+            options = row.configured(stage)
+            path = (*path, stage.variant.name, stage.iterations, str(stage.solver), str(options.TRAIN),
+                    str(options.PROPOSALS), options.RNG_SEED)  # fmt: skip
+            text = f"  {stage.variant.name or 'default'}: {stage.iterations} iterations"
+            if path in seen:
+                yield f"{text}, shared with {seen[path]}"
+                continue
+            seen[path] = row.name
+            cost = estimate(row, stage)
+            seconds = stage.iterations * cost.iteration / rate
+            total += seconds
+            yield f"{text}, {cost.memory / memory.MIB:,.0f} MiB, about {duration(seconds)}"
+        extra = [f"SVD {', '.join(f'{k} to rank {v}' for k, v in row.svd.items())}"] * bool(row.svd) + [
+            "SVMs"
+        ] * row.svm
+        text = "".join(f"then {part}; " for part in extra)
+        cost = estimate(row, row.stages[-1])
+        yield f"  {text}test: about {cost.test / rate:.2f} s per image with {ROIS} proposals"
+        yield from (f"  deviation: {text}" for text in row.deviations)
+    yield (
+        f"all trainings: about {duration(total)} if nets ran at {2 * rate / 1e9:.0f} GFLOP/s, as a matrix product does "
+        "here now; they are somewhat slower, and selective search comes on top"
+    )
+    lacking = requirements.missing(rows)
+    if lacking:
+        yield f"missing ({len(lacking)}):"
+        yield from (f"  {one}" for one in lacking)
+    else:
+        yield "data and weights are all there"
+
+
+def estimate(row: Row, stage: Stage) -> Cost:
+    """What a stage of a row costs. The global options are those of the stage for the while."""
+    before = cfg.to_yaml()
+    cfg.reset()
+    cfg.merge(yaml.safe_load(row.configured(stage).to_yaml()))
+    try:
+        return _estimate(row, stage)
+    finally:
+        cfg.reset()
+        cfg.merge(yaml.safe_load(before))
+
+
+def _estimate(row: Row, stage: Stage) -> Cost:
+    param = files.solver(row.model, row.model.folder, stage.variant)
+    param.ClearField("train_net")
+    param.net_param.CopyFrom(build.train_net(row.model, stage.variant))
+    solver, plan = get_solver(param), 0
+    for sizes in (SIZES, SIZES[:1]):
+        shapes = memory.largest_shapes(sizes, row.model.num_classes)
+        for blob, shape in zip(solver.net.top_blobs[0], shapes):
+            blob.reshape(*shape)
+        solver.net.reshape()
+        plan = plan or sum(memory.memory_plan(solver).values())
+    test = build.test_net(row.model)
+    proto.upgrade_net(test)
+    net = caffelite.Net(test, phase=caffelite.TEST)
+    _, channels, height, width = shapes[0]
+    net.blobs["data"].reshape(len(cfg.TEST.SCALES), channels, height, width)
+    net.blobs["rois"].reshape(ROIS, 5)
+    net.reshape()
+    passes = stage.solver.get("iter_size", 1)
+    return Cost(plan, passes * multiply_adds(solver.net, True), multiply_adds(net, False))
+
+
+def multiply_adds(net, train: bool) -> int:
+    """Of convolutions and fully connected layers in a pass: forward, and in training what gradients are asked for."""
+    total = 0
+    for i, layer in enumerate(net.layers):
+        if layer.type not in ("Convolution", "InnerProduct"):
+            continue
+        products = 1
+        if train and net.layer_need_backward[i]:
+            products += bool(layer.param_propagate_down[0]) + any(net.bottom_need_backward[i])
+        weights = layer.blobs[0]
+        total += products * net.top_blobs[i][0].count * weights.count // weights.shape[0]
+    return total
+
+
+@cache
+def multiply_adds_per_second(size: int = 768, repeats: int = 3) -> float:
+    """Of a matrix product on this machine."""
+    a = backend.xp.ones((size, size), np.float32)
+    out = backend.xp.empty_like(a)
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first one may have to compile
+        start = time.perf_counter()
+        gemm(a, a, out)
+        backend.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return size**3 / best
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Reproduce the paper's experiments: a study of experiments/ is a table or figure, its rows the numbers.
+
+  tools/reproduce.py list                        the studies and their rows
+  tools/reproduce.py show table1                 the plan: trainings, memory, time, and what is missing
+  tools/reproduce.py run table1                  train and test; what is finished is not done again
+  tools/reproduce.py run table6 --row s_stagewise --gpu 0
+  tools/reproduce.py run table1 --scale-down     the whole way in minutes, on a small generated data set
+
+Results and pictures go to output/experiments/STUDY. A run that is stopped, by Ctrl-C or otherwise, goes on
+from its newest snapshot when it is started again. docs/reproducing.md says more.
+"""
+
+import sys
+from pathlib import Path
+
+import _common
+
+from detection.experiments import plan, run, study
+from detection.experiments.scale_down import ScaleDown
+
+
+def main(args) -> None:
+    if args.action == "list":
+        for name in study.names():
+            one = study.read(name)
+            print(f"{name:10} {one.title} ({one.source})\n{'':10} rows: {', '.join(row.name for row in one.rows)}")
+        return
+    scale = ScaleDown() if args.scale_down else None
+    output = Path(args.output or run.OUTPUT) / "scaled_down" if scale else Path(args.output or run.OUTPUT)
+    settings = run.Settings(output, scale, args.iters, args.selective_search, args.seed)
+    chosen = study.read(args.study)
+    if args.action == "show":
+        rows = [settings.applied(chosen.row(name)) for name in args.row or [row.name for row in chosen.rows]]
+        print("\n".join(plan.lines(chosen, rows, settings)))
+        return
+    if args.action == "run":
+        for result in run.run(chosen, args.row or (), settings):
+            print(f"result: {result}")
+
+
+if __name__ == "__main__":
+    parser = _common.parser(__doc__)
+    parser.add_argument("action", choices=("list", "show", "run"))
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="a name that `list` tells, or a file .yml")
+    parser.add_argument("--row", nargs="+", metavar="NAME", help="these rows only")
+    parser.add_argument("--scale-down", action="store_true", help="small data, few iterations, random weights")
+    parser.add_argument("--iters", type=int, metavar="N", help="iterations of every stage (default: the study's)")
+    parser.add_argument(
+        "--selective-search", action="store_true", help="make proposals here where published ones are asked for"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="instead of RNG_SEED 3")
+    parser.add_argument("--output", metavar="DIR", help=f"default: {run.OUTPUT}")
+    _common.add_device(parser)
+    args = parser.parse_args()
+    if args.action != "list" and not args.study:
+        parser.error(f"{args.action} needs a STUDY; `list` tells them")
+    sys.exit(_common.run(main, args))
