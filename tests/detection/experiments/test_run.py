@@ -1,0 +1,167 @@
+"""Studies run from end to end, scaled down: every experiment file builds its nets, trains and tests a few iterations
+with random weights on two images."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detection.config import cfg
+from detection.experiments import plan, run, study
+from detection.experiments.scale_down import ScaleDown
+from detection.experiments.study import StudyError
+from detection.fast_rcnn import jobs
+from detection.fast_rcnn.train import Trainer
+
+SCALE = ScaleDown(images=2, side=64, iterations=2, rois=8, proposals=20, width=64)
+KEYS = {
+    "format", "study", "row", "label", "metric", "scores", "published", "time", "memory_peak_bytes", "options",
+    "solver", "seed", "versions", "data", "weights", "effective_batch", "deviations", "scaled_down", "files",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Scaled down, in a folder that the tests of this module share: a training is done once."""
+    folder = tmp_path_factory.mktemp("experiments")
+    yield run.Settings(folder, SCALE)
+    cfg.reset()
+    shutil.rmtree(folder)  # hundreds of megabytes of models
+
+
+def trainings(settings) -> set[str]:
+    return {folder.name for folder in (settings.output / "trainings").glob("*")}
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_every_row_of_every_study_runs(name, settings):
+    one = study.read(name)
+    results = run.run(one, (), settings)
+    assert len(results) == len(one.rows)
+    for row, path in zip(one.rows, results):
+        result = json.loads(path.read_text())
+        assert set(result) == KEYS
+        assert (result["study"], result["row"], result["label"]) == (name, row.name, row.label)
+        assert 0 <= result["scores"]["mAP"] <= 1
+        assert result["published"]["mAP"] == row.published["mAP"]
+        assert result["time"]["test_image_ms"] > 0
+        assert result["scaled_down"].startswith("scaled down: 2 generated images")
+        assert result["deviations"][: len(row.deviations)] == list(row.deviations)
+        assert result["options"]["TEST"]["SVM"] == row.svm
+        assert result["data"]["train"]["images"] == result["data"]["test"]["images"] == 2
+        files = result["files"]
+        for file in (files["loss_log"], files["evaluation"], files["detections"], *files["pictures"]):
+            assert (path.parent / file).is_file()
+        assert len(files["pictures"]) >= 3
+        assert (path.parent / "compressed.prototxt").is_file() == bool(row.svd)
+
+
+def test_rows_share_trainings(settings):
+    """The rows of all studies need these and no more: what is the same is trained once."""
+    one = study.read("table6")
+    run.run(one, (), settings)
+    before = trainings(settings)
+    for name in ("table4", "table8", "figure2"):
+        run.run(study.read(name), (), settings)
+    assert trainings(settings) == before
+
+
+def test_what_is_finished_is_not_done_again(settings, monkeypatch):
+    one = study.read("shapes")
+    first = run.run(one, ["default"], settings)[0]
+    written = first.stat().st_mtime_ns
+    monkeypatch.setattr(jobs, "test", lambda *_: pytest.fail("tested again"))
+    monkeypatch.setattr(jobs, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert run.run(one, ["default"], settings)[0].stat().st_mtime_ns == written
+    monkeypatch.undo()
+    # another option of the test: the model is kept, the test is done again
+    row = one.row("default")
+    changed = replace(one, rows=(replace(row, options={"TEST": {"NMS": 0.5}}),))
+    before = trainings(settings)
+    result = run.run(changed, (), settings)[0]
+    assert json.loads(result.read_text())["options"]["TEST"]["NMS"] == 0.5
+    assert result.stat().st_mtime_ns > written
+    assert trainings(settings) == before
+    # another seed: it is trained again
+    run.run(one, ["default"], replace(settings, seed=11))
+    assert len(trainings(settings)) == len(before) + 1
+
+
+def test_an_interrupted_training_goes_on_from_its_snapshot(settings, monkeypatch):
+    one = study.read("shapes")
+    begun = []
+    snapshot, train = Trainer.snapshot, Trainer.train
+
+    def stop(trainer, *args):
+        snapshot(trainer, *args)
+        raise KeyboardInterrupt
+
+    def note(trainer, iterations):
+        begun.append(trainer.solver.iter)
+        return train(trainer, iterations)
+
+    monkeypatch.setattr(Trainer, "train", note)
+    monkeypatch.setattr(Trainer, "snapshot", stop)
+    often = replace(settings, seed=5, scale=replace(SCALE, iterations=4))
+    row = often.applied(one.row("default"))
+    row = replace(row, options={**row.options, "TRAIN": {**row.options["TRAIN"], "SNAPSHOT_ITERS": 3}})
+    with pytest.raises(KeyboardInterrupt):
+        run.run_row(row, often)
+    monkeypatch.setattr(Trainer, "snapshot", snapshot)
+    result = json.loads(run.run_row(row, often).read_text())
+    assert begun == [0, 3]
+    log = (often.output / "shapes" / "default" / result["files"]["loss_log"]).read_text().splitlines()
+    assert [json.loads(line)["iter"] for line in log] == [0, 1, 2, 3]
+
+
+def test_a_row_that_fails_does_not_stop_the_others(settings):
+    one = study.read("shapes")
+    good = one.row("default")
+    bad = replace(good, name="bad", svd={"fc9": 3})
+    with pytest.raises(StudyError, match=r"1 of 2 rows failed:\nbad: .*has no layer 'fc9'"):
+        run.run(replace(one, rows=(bad, good)), (), settings)
+    assert (settings.output / "shapes" / "default" / "result.json").is_file()
+
+
+def test_fewer_iterations_and_own_proposals_are_deviations():
+    row = run.Settings(iterations=100, search=True).applied(study.read("table3").row("frcn_07pp12"))
+    assert (row.stages[0].iterations, row.stages[0].solver["stepsize"], row.proposals) == (100, 40, "search")
+    assert row.deviations == (
+        "100 iterations in each of 1 stage(s) instead of 100000 in all",
+        "proposals made here by OpenCV's selective search instead of the authors' files",
+    )
+
+
+def test_the_default_job_as_a_study_is_the_default_job():
+    """Its solver and options are those of prototxt/, so that its row is what `make demo` does."""
+    row = study.read("shapes").row("default")
+    stage = row.stages[0]
+    options = row.configured(stage)
+    assert (stage.iterations, options.TRAIN.SCALES, options.TRAIN.BG_THRESH_LO) == (4000, (240,), 0.0)
+
+
+@pytest.mark.parametrize("name", ["table7", "raccoon"])
+def test_plan(name, default_cfg):
+    default_cfg.TRAIN.SCALES = (300,)
+    one = study.read(name)
+    settings = run.Settings(Path("output"))
+    text = "\n".join(plan.lines(one, [settings.applied(row) for row in one.rows], settings))
+    for row in one.rows:
+        assert f"{row.name}: {row.label}" in text
+    assert "GFLOP/s" in text
+    if name == "raccoon":
+        assert "default: 1000 iterations, shared with default" in text
+        assert "then SVMs; test: about" in text
+    assert default_cfg.TRAIN.SCALES == (300,)  # the options of the caller stay
+
+
+def test_estimates_grow_with_what_is_trained(default_cfg):
+    rows = [study.read("table5").row(name) for name in ("fc6", "conv3_1", "conv2_1")]
+    costs = [plan.estimate(row, row.stages[0]) for row in rows]
+    assert costs[0].iteration < costs[1].iteration < costs[2].iteration
+    assert costs[0].memory < costs[1].memory < costs[2].memory
+    # VGG16 at 600 x 800: 15.3 G multiply-adds of convolutions at 224 x 224
+    forward = 15.35e9 * 600 * 800 / 224**2 + 2000 * (25088 * 4096 + 4096 * 4096 + 105 * 4096)
+    assert costs[0].test == pytest.approx(forward, rel=0.01)
