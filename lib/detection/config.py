@@ -59,6 +59,9 @@ class TrainOptions:
     BBOX_THRESH: float = 0.5
     """Least IoU with a ground-truth box for a RoI to be a training example of the box regressor."""
 
+    BBOX_NORMALIZE_TARGETS: bool = True
+    """Normalise box targets by their means and standard deviations, class by class."""
+
     BBOX_NORMALIZE_TARGETS_PRECOMPUTED: bool = False
     """Normalise box targets by the two options below instead of by means and deviations measured on the roidb."""
 
@@ -75,7 +78,10 @@ class TrainOptions:
     """Goes into the names of snapshots: <prefix>_<infix>_iter_<n>.caffemodel."""
 
     USE_DIFFICULT: bool = True
-    """Train on objects that are flagged difficult too, as the original does."""
+    """Train on objects that are flagged difficult too, as `fast-rcnn` does and `py-faster-rcnn` does not."""
+
+    ASPECT_GROUPING: bool = False
+    """Pair images of one orientation, which saves padding where IMS_PER_BATCH is 2 (`py-faster-rcnn`)."""
 
     USE_PREFETCH: bool = True
     """Read and scale the images of coming minibatches in threads (the minibatches are the same either way)."""
@@ -251,11 +257,13 @@ PROFILES: dict[str, dict] = {
     "fast-rcnn": {
         "BOX_WIDTH_OFFSET": 1e-14,
         "CLIP_BOTH_SIDES": False,
+        "TRAIN": {"USE_DIFFICULT": True, "ASPECT_GROUPING": False},
         "TEST": {"SELECTION": "rising"},
     },
     "py-faster-rcnn": {
         "BOX_WIDTH_OFFSET": 1.0,
         "CLIP_BOTH_SIDES": True,
+        "TRAIN": {"USE_DIFFICULT": False, "ASPECT_GROUPING": True},
         "TEST": {"SELECTION": "threshold"},
     },
 }

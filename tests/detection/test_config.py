@@ -62,6 +62,15 @@ def test_default_profile_is_the_defaults(options):
     assert set(PROFILES) == {"fast-rcnn", "py-faster-rcnn"}
 
 
+def test_py_faster_rcnn(options):
+    """It trains without difficult objects and pairs images, and tests with a fixed threshold; and back again."""
+    options.use_profile("py-faster-rcnn")
+    assert (options.BOX_WIDTH_OFFSET, options.CLIP_BOTH_SIDES, options.TEST.SELECTION) == (1, True, "threshold")
+    assert not options.TRAIN.USE_DIFFICULT and options.TRAIN.ASPECT_GROUPING
+    options.use_profile("fast-rcnn")
+    assert options == Options()
+
+
 @pytest.mark.parametrize(
     "words, says",
     [

@@ -53,8 +53,20 @@ class MinibatchSampler:
         self._shuffle()
 
     def _shuffle(self) -> None:
-        self.permutation = self.random.permutation(np.arange(len(self.roidb)))
+        if cfg.TRAIN.ASPECT_GROUPING:
+            self.permutation = self._grouped()
+        else:
+            self.permutation = self.random.permutation(np.arange(len(self.roidb)))
         self.cursor = 0
+
+    def _grouped(self) -> np.ndarray:
+        """A random order, pair by pair, in which pairs are of one orientation, but for one of both where counts are
+        odd. Source: roi_data_layer/layer.py of py-faster-rcnn."""
+        wide = np.array([entry["width"] >= entry["height"] for entry in self.roidb])
+        order = np.hstack([self.random.permutation(np.flatnonzero(group)) for group in (wide, ~wide)])
+        pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
+        pairs = pairs[self.random.permutation(np.arange(len(pairs)))]
+        return np.hstack((pairs.ravel(), order[pairs.size :]))
 
     def draw(self) -> list[ImageDraw]:
         """The next minibatch."""

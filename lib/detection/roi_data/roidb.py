@@ -122,12 +122,14 @@ def training_roidb(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def add_bbox_targets(roidb: Sequence[dict[str, Any]], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Give every entry its normalised `bbox_targets`; returns means and stds, each (4 * num_classes,) float64.
 
-    Means and standard deviations are those of every class over the roidb (or TRAIN.BBOX_NORMALIZE_*, if precomputed).
-    A class without targets has mean and deviation 0.
+    Means and standard deviations are those of every class over the roidb (or TRAIN.BBOX_NORMALIZE_*, if precomputed; or
+    0 and 1 without TRAIN.BBOX_NORMALIZE_TARGETS). A class without targets has mean and deviation 0.
     """
     for entry in roidb:
         entry["bbox_targets"] = _compute_targets(entry)
-    if cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED:
+    if not cfg.TRAIN.BBOX_NORMALIZE_TARGETS:
+        means, stds = np.zeros((num_classes, 4)), np.ones((num_classes, 4))
+    elif cfg.TRAIN.BBOX_NORMALIZE_TARGETS_PRECOMPUTED:
         means = np.tile(cfg.TRAIN.BBOX_NORMALIZE_MEANS, (num_classes, 1))
         stds = np.tile(cfg.TRAIN.BBOX_NORMALIZE_STDS, (num_classes, 1))
     else:

@@ -64,6 +64,34 @@ def test_every_roi_goes_to_the_level_that_suits_its_size():
     np.testing.assert_array_equal(rois[2], [0, 0, 0, 223.5, 223.5])
 
 
+def test_the_papers_five_levels(default_cfg):
+    """An image of 500 x 375: factors 1.28 to 3.2; the sides of squares at which a level gives way to the next one."""
+    default_cfg.merge({"TEST": {"SCALES": [480, 576, 688, 864, 1200], "MAX_SIZE": 2000}})
+    data, scales = detection.image_blob(np.full((375, 500, 3), 255, np.uint8))
+    np.testing.assert_allclose(scales, np.array([480, 576, 688, 864, 1200]) / 375)
+    assert data.shape == (5, 3, 1200, 1600)
+    assert data[0, :, :480, :640].all() and not data[0, :, 480:].any() and not data[0, :, :, 640:].any()
+    # halfway between two areas: side^2 * (s^2 + t^2) / 2 = 224^2
+    borders = 224 / np.sqrt((scales[:-1] ** 2 + scales[1:] ** 2) / 2)
+    for level, border in enumerate(borders):
+        for side, want in ((np.ceil(border), level), (np.floor(border), level + 1)):
+            (roi,) = rois_blob(np.array([[3, 5, 3 + side - 1, 5 + side - 1]]), scales)
+            assert roi[0] == want
+            np.testing.assert_allclose(roi[1:], np.array([3, 5, side + 2, side + 4]) * scales[want], rtol=1e-6)
+    _, scales = detection.image_blob(np.zeros((200, 500, 3), np.uint8))
+    assert scales[-1] == 2000 / 500  # 1200 / 200 would be too long
+
+
+def test_deduplication_knows_no_levels(default_cfg):
+    """As in the originals: the level is rounded like a coordinate, and so is 0 for all of the paper's five.
+
+    Of the authors' 2888 and 2057 proposals of their demo's images this mixes up 3 and none.
+    """
+    rois = np.float32([[4, 16, 16, 240, 240], [0, 17, 16, 240, 241], [4, 160, 16, 400, 240]])
+    index, inverse = unique_rois(rois)
+    assert index[inverse].tolist() == [0, 0, 2]
+
+
 def test_boxes_are_moved_and_clipped(image, default_cfg):
     default_cfg.merge({"TEST": {"SCALES": [60]}})
     _, moved = im_detect(LinearNet(), image, np.array([[70, 10, 79, 30]]))

@@ -57,6 +57,48 @@ def test_an_epoch_shows_every_image_once_and_drops_the_rest(default_cfg):
     assert sorted(d.index for d in sampler.draw()) != sorted(set(range(7)) - set(seen))
 
 
+@pytest.mark.parametrize("images", [8, 9])
+def test_aspect_grouping(default_cfg, images):
+    """Pairs are wide or high; the draws are those of py-faster-rcnn's layer."""
+    roidb = [{**e, "width": 10, "height": 9 + i % 3} for i, e in enumerate(sampling_roidb(images))]
+    default_cfg.TRAIN.ASPECT_GROUPING = True
+    sampler = MinibatchSampler(roidb, 3)
+    random = np.random.RandomState(3)
+    groups = np.split(np.argsort([e["height"] > 10 for e in roidb], kind="stable"), [images - images // 3])
+    order = np.hstack([random.permutation(group) for group in groups])
+    pairs = order[:8].reshape(-1, 2)[random.permutation(4)]
+    np.testing.assert_array_equal(sampler.permutation, [*pairs.ravel(), *order[8:]])
+    assert sorted(sampler.permutation) == list(range(images))
+    mixed = [len({roidb[i]["height"] > 10 for i in pair}) == 2 for pair in sampler.permutation[:8].reshape(-1, 2)]
+    assert sum(mixed) == (images - images // 3) % 2
+
+
+PAPER_SCALES = [480, 576, 688, 864, 1200]
+
+
+def test_each_image_of_a_multi_scale_minibatch_has_its_own_scale(default_cfg, tmp_path):
+    """As drawn by randint for every image; MAX_SIZE wins; the blob holds the larger one, padded with zeros."""
+    default_cfg.merge({"TRAIN": {"SCALES": PAPER_SCALES, "MAX_SIZE": 2000, "BBOX_REG": False}})
+    sampler = MinibatchSampler(sampling_roidb(), 3)
+    random = np.random.RandomState(3)
+    random.permutation(7)
+    want = [PAPER_SCALES[i] for i in random.randint(0, high=5, size=2)]
+    assert [draw.target_size for draw in sampler.draw()] == want
+    sizes = {draw.target_size for _ in range(20) for draw in sampler.draw()}
+    assert sizes == set(PAPER_SCALES)
+
+    entry, _ = image_entry(tmp_path)  # 40 x 30
+    default_cfg.TRAIN.MAX_SIZE = 80
+    rois = np.array([0]), np.array([2])
+    blobs = minibatch_blobs([entry], [ImageDraw(0, 45, *rois), ImageDraw(0, 90, *rois)], 3)
+    assert blobs["data"].shape == (2, 3, 60, 80)  # 45 is 1.5 times; 90 would be 120 wide, and is 2 times
+    assert blobs["data"][0, :, :45, :60].any() and not blobs["data"][0, :, 45:].any()
+    assert not blobs["data"][0, :, :, 60:].any() and blobs["data"][1, :, -1, -1].any()
+    np.testing.assert_array_equal(
+        blobs["rois"], [[0, 6, 6, 30, 30], [0, 18, 18, 45, 42], [1, 8, 8, 40, 40], [1, 24, 24, 60, 56]]
+    )
+
+
 def test_state_continues_exactly(default_cfg):
     default_cfg.merge({"TRAIN": {"SCALES": [400, 500, 600]}})
     sampler = MinibatchSampler(sampling_roidb(), 3)

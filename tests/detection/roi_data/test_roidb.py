@@ -122,6 +122,14 @@ def test_precomputed_normalisation(default_cfg):
     np.testing.assert_allclose(e["bbox_targets"][1], [1, -2 / 20 / 0.1, 0, 0, 0], rtol=1e-6)
 
 
+def test_plain_targets(default_cfg):
+    default_cfg.TRAIN.BBOX_NORMALIZE_TARGETS = False
+    e = entry()
+    means, stds = add_bbox_targets([e], 3)
+    assert not means.any() and (stds == 1).all()
+    np.testing.assert_allclose(e["bbox_targets"][1], [1, -2 / 20, 0, 0, 0], rtol=1e-6)
+
+
 def test_difficult_objects_are_used_or_not(voc_folder, default_cfg, caplog):
     objects = [("cat", (1, 1, 20, 20), True), ("dog", (31, 1, 50, 20), False)]
     dataset = VocDataset(voc_folder({"a": objects, "b": objects[:1]}), "all")
