@@ -127,7 +127,7 @@ def test_plain_targets(default_cfg):
     e = entry()
     means, stds = add_bbox_targets([e], 3)
     assert not means.any() and (stds == 1).all()
-    np.testing.assert_allclose(e["bbox_targets"][1], [1, -2 / 20, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(e["bbox_targets"][1], [1, -2 / 19, 0, 0, 0], rtol=1e-6)
 
 
 def test_difficult_objects_are_used_or_not(voc_folder, default_cfg, caplog):
