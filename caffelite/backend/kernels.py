@@ -239,7 +239,8 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
     # contraction into fused multiply-adds is off so that numpy, CPU kernels and GPU kernels round alike
     flags = ["-O3", "-march=native", *openmp, "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", *defines]
     flags += os.environ.get("CAFFELITE_CXXFLAGS", "").split()
-    key = hashlib.sha256(repr((text, flags, _compiler_version(tuple(command)), _cpu())).encode()).hexdigest()[:20]
+    built_of = text, command[1:], flags, _compiler_version(tuple(command)), _cpu()
+    key = hashlib.sha256(repr(built_of).encode()).hexdigest()[:20]
     folder = cache_folder() / "kernels"
     library = folder / f"{family}-{key}.so"
     if library.exists():

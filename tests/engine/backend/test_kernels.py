@@ -51,6 +51,13 @@ def test_a_kernel_of_ones_own_is_compiled_once(family, tmp_path):
     assert y.tolist() == [6, 8, 10, 12] and library.stat().st_mtime_ns == written
 
 
+def test_options_given_with_the_compiler_belong_to_the_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("CAFFELITE_CACHE", str(tmp_path))
+    plain = build_cpu("int one;", "mine")
+    monkeypatch.setenv("CXX", f"{launcher.compiler()[0]} -DANYTHING")
+    assert build_cpu("int one;", "mine") != plain
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
