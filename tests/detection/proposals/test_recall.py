@@ -1,5 +1,9 @@
 """Recall of proposals, on hand-made cases."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -54,3 +58,14 @@ def test_images_without_proposals_or_objects(dataset, voc_folder):
     empty = VocDataset(voc_folder({"d": []}), "all", ["cat"])
     with pytest.raises(EvaluationError, match="voc_all: has no objects"):
         recall_curve(empty, [np.zeros((0, 4))], [5])
+
+
+def test_the_tool(dataset, tmp_path):
+    tool = Path(__file__).resolve().parents[3] / "tools/proposal_recall.py"
+    command = [sys.executable, str(tool), "--imdb", f"{dataset.folder}:all", "--counts", "1", "20", "30"]
+    options = ["PROPOSALS.METHOD", "dense", "PROPOSALS.DENSE_MIN_AREA", "100", "PROPOSALS.MAX_PROPOSALS", "20"]
+    run = subprocess.run([*command, "--set", *options], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    lines = [line.split() for line in run.stdout.splitlines()[-2:]]
+    assert [line[:2] for line in lines] == [["1", "1.0"], ["20", "20.0"]]
+    assert float(lines[0][2]) <= float(lines[1][2]) <= 1
