@@ -3,15 +3,18 @@
 
   tools/reproduce.py list                        the studies and their rows
   tools/reproduce.py show table1                 the plan: trainings, memory, time, and what is missing
-  tools/reproduce.py run table1                  train and test; what is finished is not done again
+  tools/reproduce.py run table1                  train, test and report; what is finished is not done again
   tools/reproduce.py run table6 --row s_stagewise --gpu 0
   tools/reproduce.py run table1 --scale-down     the whole way in minutes, on a small generated data set
+  tools/reproduce.py run shapes --seed 3 4 5     each row once per seed; the report tells mean and spread
+  tools/reproduce.py report table1               write the report again
 
-Results and pictures go to output/experiments/STUDY. A run that is stopped, by Ctrl-C or otherwise, goes on
+Results, pictures and the report go to output/experiments/STUDY. A run that is stopped, by Ctrl-C or otherwise, goes on
 from its newest snapshot when it is started again. docs/reproducing.md says more.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import _common
@@ -28,20 +31,21 @@ def main(args) -> None:
         return
     scale = ScaleDown() if args.scale_down else None
     output = Path(args.output or run.OUTPUT) / "scaled_down" if scale else Path(args.output or run.OUTPUT)
-    settings = run.Settings(output, scale, args.iters, args.selective_search, args.seed)
+    settings = run.Settings(output, scale, args.iters, args.selective_search)
     chosen = study.read(args.study)
+    names = args.row or [row.name for row in chosen.rows]
     if args.action == "show":
-        rows = [settings.applied(chosen.row(name)) for name in args.row or [row.name for row in chosen.rows]]
-        print("\n".join(plan.lines(chosen, rows, settings)))
+        print("\n".join(plan.lines(chosen, [settings.applied(chosen.row(name)) for name in names])))
         return
     if args.action == "run":
-        for result in run.run(chosen, args.row or (), settings):
-            print(f"result: {result}")
+        for seed in args.seed or (None,):
+            run.run(chosen, names, replace(settings, seed=seed))
+    print(f"report: {run.write_report(chosen, settings)}")
 
 
 if __name__ == "__main__":
     parser = _common.parser(__doc__)
-    parser.add_argument("action", choices=("list", "show", "run"))
+    parser.add_argument("action", choices=("list", "show", "run", "report"))
     parser.add_argument("study", nargs="?", metavar="STUDY", help="a name that `list` tells, or a file .yml")
     parser.add_argument("--row", nargs="+", metavar="NAME", help="these rows only")
     parser.add_argument("--scale-down", action="store_true", help="small data, few iterations, random weights")
@@ -49,7 +53,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--selective-search", action="store_true", help="make proposals here where published ones are asked for"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="instead of RNG_SEED 3")
+    parser.add_argument("--seed", type=int, nargs="+", metavar="N", help="once with each (default: 3, RNG_SEED)")
     parser.add_argument("--output", metavar="DIR", help=f"default: {run.OUTPUT}")
     _common.add_device(parser)
     args = parser.parse_args()

@@ -15,7 +15,6 @@ from caffelite import backend, get_solver, proto
 from caffelite.backend.gemm import gemm
 from detection.config import cfg
 from detection.experiments import requirements
-from detection.experiments.run import Settings
 from detection.experiments.study import Row, Stage, Study
 from detection.fast_rcnn import memory
 from detection.models import build, files
@@ -35,7 +34,7 @@ class Cost:
     test: int
 
 
-def lines(study: Study, rows: Sequence[Row], settings: Settings) -> Iterator[str]:
+def lines(study: Study, rows: Sequence[Row]) -> Iterator[str]:
     """The plan of a study's rows, settings applied, line by line."""
     yield f"{study.title} ({study.source})"
     yield from (f"  {note}" for note in study.notes)

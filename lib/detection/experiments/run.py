@@ -23,7 +23,7 @@ from caffelite.errors import CaffeliteError
 from caffelite.net_spec import assign_proto
 from caffelite.proto.files import replacing
 from detection.config import Options, cfg
-from detection.experiments import measure, requirements
+from detection.experiments import measure, report, requirements
 from detection.experiments.scale_down import ScaleDown
 from detection.experiments.study import ROOT, Row, Stage, Study, StudyError
 from detection.fast_rcnn import jobs, svd
@@ -42,7 +42,8 @@ HABITS = ("SNAPSHOT_ITERS", "SNAPSHOT_KEEP", "SNAPSHOT_INFIX", "USE_PREFETCH")
 @dataclass(frozen=True)
 class Settings:
     """How studies are run: in which folder; scaled down or whole; `iterations` of every stage, if not its own; with
-    proposals made here even where published ones are asked for; `seed`, if not that of the options."""
+    proposals made here even where published ones are asked for; `seed` instead of that of the options, which gives a
+    row folders of its own."""
 
     output: Path = OUTPUT
     scale: ScaleDown | None = None
@@ -95,7 +96,7 @@ class Training:
 
 
 def run(study: Study, names: Sequence[str] = (), settings: Settings = Settings()) -> list[Path]:
-    """Run a study's rows (all, or those named) and return their result files.
+    """Run a study's rows (all, or those named), write its report, and return the rows' result files.
 
     A row that fails does not keep the others from running; in the end StudyError tells which did. Raises StudyError at
     once where data or weights are missing.
@@ -110,14 +111,22 @@ def run(study: Study, names: Sequence[str] = (), settings: Settings = Settings()
         except CaffeliteError as e:
             logger.error("%s, row %s: %s", study.name, row.name, e)
             errors.append(f"{row.name}: {e}")
+    if results:
+        write_report(study, settings)
     if errors:
         raise StudyError(f"{study.name}: {len(errors)} of {len(rows)} rows failed:\n" + "\n".join(errors))
     return results
 
 
+def write_report(study: Study, settings: Settings = Settings()) -> Path:
+    """Write the report of all results of a study that there are; returns the page. Raises ReportError."""
+    title = f"{study.title} ({study.source})"
+    return report.write(settings.output / study.name, title, [row.name for row in study.rows])
+
+
 def run_row(row: Row, settings: Settings) -> Path:
     """Run one row, settings applied; returns its result.json. Raises CaffeliteError."""
-    folder = settings.output / row.study / row.name
+    folder = settings.output / row.study / (row.name if settings.seed is None else f"{row.name}_seed_{settings.seed}")
     folder.mkdir(parents=True, exist_ok=True)
     train_set, test_set = (jobs.get_dataset(name) for name in (row.train, row.test))
     data = {"train": measure.dataset_summary(train_set), "test": measure.dataset_summary(test_set)}

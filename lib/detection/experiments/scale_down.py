@@ -21,8 +21,8 @@ class ScaleDown:
     """How much smaller everything is.
 
     `images` of each generated set, the shorter `side` of the image at its smallest scale in pixels, `iterations` of a
-    stage, `rois` of a minibatch, `proposals` of an image (the share of the row's own number, most of which is 2000),
-    `width`: most outputs of a fully connected layer.
+    stage, `rois` of a minibatch, `proposals` of an image where the row has 2000, `width`: most outputs of a fully
+    connected layer.
     """
 
     images: int = 8
@@ -34,7 +34,7 @@ class ScaleDown:
 
     def __str__(self) -> str:
         return (
-            f"scaled down: {self.images} generated images to learn from and {self.images} to test, shorter side "
+            f"{self.images} generated images to learn from and {self.images} to test, shorter side "
             f"{self.side} pixels, {self.iterations} iterations, {self.rois} RoIs per minibatch, about {self.proposals} "
             f"proposals per image, fully connected layers of at most {self.width}, random weights: it shows that the "
             "pipeline runs, its numbers mean nothing"
@@ -47,7 +47,8 @@ class ScaleDown:
         classes = ",".join(shapes.CLASSES)
         options = row.configured(row.stages[-1])
         factor = min(1.0, self.side / min(options.TRAIN.SCALES))
-        few = {"MAX_PROPOSALS": self._proposals(options.PROPOSALS.MAX_PROPOSALS)}
+        asked = options.PROPOSALS
+        few = {"MAX_PROPOSALS": self._share(asked.MAX_PROPOSALS or 2000), "ADD_DENSE": self._share(asked.ADD_DENSE)}
         train = self._scales(options.TRAIN, factor) | {"BATCH_SIZE": self.rois, "SNAPSHOT_ITERS": self.iterations}
         small = {"TRAIN": train, "TEST": self._scales(options.TEST, factor), "PROPOSALS": few}
         return replace(
@@ -59,11 +60,10 @@ class ScaleDown:
             options=merge_options(row.options, small),
             stages=tuple(replace(stage, iterations=self.iterations) for stage in row.stages),
             svd={layer: max(1, min(rank, self.width) // 4) for layer, rank in row.svd.items()},
-            deviations=(*row.deviations, str(self)),
         )
 
-    def _proposals(self, count: int) -> int:
-        return max(1, round((count or 2000) * self.proposals / 2000))
+    def _share(self, count: int) -> int:
+        return round(count * self.proposals / 2000)
 
     @staticmethod
     def _scales(options, factor: float) -> dict[str, Any]:

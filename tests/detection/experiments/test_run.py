@@ -4,7 +4,6 @@ with random weights on two images."""
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -47,7 +46,7 @@ def test_every_row_of_every_study_runs(name, settings):
         assert 0 <= result["scores"]["mAP"] <= 1
         assert result["published"]["mAP"] == row.published["mAP"]
         assert result["time"]["test_image_ms"] > 0
-        assert result["scaled_down"].startswith("scaled down: 2 generated images")
+        assert result["scaled_down"].startswith("2 generated images")
         assert result["deviations"][: len(row.deviations)] == list(row.deviations)
         assert result["options"]["TEST"]["SVM"] == row.svm
         assert result["data"]["train"]["images"] == result["data"]["test"]["images"] == 2
@@ -56,6 +55,8 @@ def test_every_row_of_every_study_runs(name, settings):
             assert (path.parent / file).is_file()
         assert len(files["pictures"]) >= 3
         assert (path.parent / "compressed.prototxt").is_file() == bool(row.svd)
+    report = json.loads((settings.output / name / "report.json").read_text())
+    assert [row["row"] for row in report["rows"]] == [row.name for row in one.rows]
 
 
 def test_rows_share_trainings(settings):
@@ -84,9 +85,11 @@ def test_what_is_finished_is_not_done_again(settings, monkeypatch):
     assert json.loads(result.read_text())["options"]["TEST"]["NMS"] == 0.5
     assert result.stat().st_mtime_ns > written
     assert trainings(settings) == before
-    # another seed: it is trained again
+    # another seed: it is trained again, and reported beside the first
     run.run(one, ["default"], replace(settings, seed=11))
     assert len(trainings(settings)) == len(before) + 1
+    report = json.loads((settings.output / "shapes" / "report.json").read_text())
+    assert [result["seed"] for result in report["rows"][0]["runs"]] == [3, 11]
 
 
 def test_an_interrupted_training_goes_on_from_its_snapshot(settings, monkeypatch):
@@ -112,7 +115,7 @@ def test_an_interrupted_training_goes_on_from_its_snapshot(settings, monkeypatch
     monkeypatch.setattr(Trainer, "snapshot", snapshot)
     result = json.loads(run.run_row(row, often).read_text())
     assert begun == [0, 3]
-    log = (often.output / "shapes" / "default" / result["files"]["loss_log"]).read_text().splitlines()
+    log = (often.output / "shapes" / "default_seed_5" / result["files"]["loss_log"]).read_text().splitlines()
     assert [json.loads(line)["iter"] for line in log] == [0, 1, 2, 3]
 
 
@@ -146,8 +149,7 @@ def test_the_default_job_as_a_study_is_the_default_job():
 def test_plan(name, default_cfg):
     default_cfg.TRAIN.SCALES = (300,)
     one = study.read(name)
-    settings = run.Settings(Path("output"))
-    text = "\n".join(plan.lines(one, [settings.applied(row) for row in one.rows], settings))
+    text = "\n".join(plan.lines(one, one.rows))
     for row in one.rows:
         assert f"{row.name}: {row.label}" in text
     assert "GFLOP/s" in text
