@@ -45,7 +45,7 @@ def get(name: str, data: str | Path = DATA) -> Dataset:
     data = Path(data)
     parts = name.split("+")
     if len(parts) > 1 and all(map(_is_name, parts)):
-        return UnionDataset([get(part, data) for part in parts], name)
+        return UnionDataset([get(part, data) for part in parts])
     if match := re.fullmatch(_SHAPES, name):
         folder = data / "shapes"
         if not folder.is_dir():

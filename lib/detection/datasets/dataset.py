@@ -134,7 +134,7 @@ class UnionDataset(Dataset):
                     f"{first.name} + {part.name}: cannot be united, their classes differ: "
                     f"{', '.join(first.classes[1:])} and {', '.join(part.classes[1:])}"
                 )
-        self.name = name or "+".join(part.name for part in self._parts)
+        self.name = name or "+".join(whole.name for whole in parts)
         self.folder, self.classes = first.folder, first.classes
         self.image_set = "+".join(dict.fromkeys(part.image_set for part in self._parts))
         self.year = max(part.year for part in self._parts)

@@ -54,7 +54,8 @@ def test_unions(voc_folder, tmp_path):
     whole = datasets.get("voc_2007_trainvaltest", tmp_path / "data")
     assert whole.name == "voc_2007_trainvaltest" and whole.image_index == dataset.image_index
     assert [part.name for part in whole.parts] == ["voc_2007_trainval", "voc_2007_test"]
-    assert datasets.get(f"{place}:test:cat+{place}:trainval:cat").image_index == ["c", "a", "b"]
+    own = datasets.get(f"{place}:test:cat+{place}:trainval:cat")
+    assert own.image_index == ["c", "a", "b"] and own.name == "VOC2007_test+VOC2007_trainval"
     with pytest.raises(DatasetError, match=r"2 image.s. are in two of the parts, the first: .*VOC2007/a"):
         datasets.get("voc_2007_trainval+voc_2007_trainvaltest", tmp_path / "data")
 

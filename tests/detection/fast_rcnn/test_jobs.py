@@ -157,7 +157,7 @@ def test_proposals_of_a_union(job):
     for boxes, of_part in zip(jobs.dataset_proposals(union), expected, strict=True):
         np.testing.assert_array_equal(boxes, of_part)
     assert len(files) == 2 and set((job / "cache").rglob("*.npz")) == files, "those of the parts are used"
-    with pytest.raises(ProposalError, match=r"a\.mat: expected 2 file\(s\), one for each part of set:train"):
+    with pytest.raises(ProposalError, match=r"a\.mat: expected 2 file\(s\), one for each part of set_train\+set_test"):
         jobs.dataset_proposals(union, "a.mat")
 
 
