@@ -84,7 +84,7 @@ def convert_imageset(options) -> None:
     if options.encode_type and not options.encoded:
         log.info("--encode_type is given: images are stored encoded")
         options.encoded = True
-    lines = read_list(options.list)
+    lines = read_list(options.list, options.root)
     if options.shuffle:
         order = random.generator(options.seed, "convert_imageset").permutation(len(lines))
         lines = [lines[i] for i in order]

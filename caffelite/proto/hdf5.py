@@ -18,6 +18,7 @@ from caffelite.proto.files import replacing
 Blobs = Sequence[tuple[np.ndarray | None, np.ndarray | None]]
 
 _MAX_BLOBS = 1000  # of a layer; no net comes near
+_MAX_COMPRESSION = 2000  # no filter of HDF5 reaches this factor
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -92,8 +93,11 @@ def read_solverstate_hdf5(path: str | Path) -> SolverState:
         missing = [name for name in ("iter", "current_step", "history") if name not in file]
         if missing:
             raise FileFormatError(f"{path}: lacks {', '.join(missing)}; expected a solver state")
-        iteration, current_step = (int(np.ravel(file[name][()])[0]) for name in ("iter", "current_step"))
-        learned_net = file["learned_net"][()] if "learned_net" in file else b""
+        iteration, current_step = (_whole_number(path, file[name]) for name in ("iter", "current_step"))
+        learned_net = b""
+        if "learned_net" in file:
+            check_stored(path, file["learned_net"])
+            learned_net = file["learned_net"][()]
         if not isinstance(learned_net, bytes):
             raise FileFormatError(f"{path}: learned_net is no string")
         history = [_array(path, file["history"][str(i)]) for i in range(len(file["history"]))]
@@ -113,14 +117,29 @@ def write_solverstate_hdf5(path: str | Path, state: SolverState) -> None:
             history.create_dataset(str(i), data=np.asarray(values, np.float32))
 
 
+def check_stored(path: str | Path, dataset: h5py.Dataset) -> None:
+    """Raise FileFormatError unless the file holds what a data set of it declares: not more, and not in other files."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise FileFormatError(f"{path}: {dataset.name} is no data set")
+    if dataset.external or dataset.is_virtual or Path(dataset.file.filename) != Path(path):
+        raise FileFormatError(f"{path}: {dataset.name} lies in another file; copy it into this one")
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > _MAX_COMPRESSION * stored:
+        raise FileFormatError(f"{path}: {dataset.name} declares {dataset.nbytes} bytes and stores {stored}")
+
+
 def _array(path: str | Path, dataset: h5py.Dataset) -> np.ndarray:
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
         raise FileFormatError(f"{path}: {dataset.name} holds no floats")
-    # no compression of HDF5 reaches a factor of 2000; a file must not make us allocate what it does not hold
-    stored = dataset.id.get_storage_size()
-    if dataset.nbytes > 2000 * stored:
-        raise FileFormatError(f"{path}: {dataset.name} declares {dataset.nbytes} bytes and stores {stored}")
+    check_stored(path, dataset)
     return dataset[()]
+
+
+def _whole_number(path: str | Path, dataset: h5py.Dataset) -> int:
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iu" or dataset.size != 1:
+        raise FileFormatError(f"{path}: {dataset.name} is no whole number")
+    check_stored(path, dataset)
+    return int(np.ravel(dataset[()])[0])
 
 
 @contextmanager

@@ -16,6 +16,8 @@ import numpy as np
 import yaml
 
 from caffelite.errors import CaffeliteError
+from caffelite.paths import leads_outside
+from detection import plain_yaml
 
 
 class ConfigError(CaffeliteError):
@@ -203,7 +205,7 @@ class Options:
     def merge_file(self, path: str | Path) -> None:
         """Set options from a YAML file. Raises ConfigError."""
         try:
-            values = yaml.safe_load(Path(path).read_text())
+            values = plain_yaml.load(Path(path).read_text())
         except OSError as e:
             raise ConfigError(f"{path}: cannot be read: {e.strerror}") from None
         except yaml.MarkedYAMLError as e:
@@ -226,7 +228,7 @@ class Options:
         pairs = sorted(zip(words[::2], words[1::2]), key=lambda pair: pair[0] != "PROFILE")
         for name, text in pairs:
             try:
-                value = yaml.safe_load(text)
+                value = plain_yaml.load(text)
             except yaml.YAMLError:
                 value = text
             for part in reversed(name.split(".")):
@@ -308,6 +310,8 @@ def _merge(options, values: Mapping, source: str, prefix: str) -> None:
 
 
 def _check_range(value, path: str, source: str) -> None:
+    if path == "EXP_DIR" and leads_outside(value):
+        raise ConfigError(f"{source}: EXP_DIR: expected the name of a folder in output/, actual {value!r}")
     for number in value if isinstance(value, tuple) else (value,):
         if path in _LEAST and not number >= _LEAST[path]:
             raise ConfigError(f"{source}: {path}: expected at least {_LEAST[path]}, actual {number!r}")

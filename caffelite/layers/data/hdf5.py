@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +14,7 @@ import numpy as np
 from caffelite.errors import FileFormatError
 from caffelite.layer import Layer, register
 from caffelite.layers.data.batches import Batches, Epochs
-
-MAX_COMPRESSION = 2000  # no filter of HDF5 reaches this factor
+from caffelite.proto.hdf5 import check_stored, is_hdf5
 
 
 @register("HDF5Data")
@@ -113,9 +113,7 @@ def _dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
         raise FileFormatError(f"{path}: expected a data set {name!r} for the top, actual {', '.join(file) or 'none'}")
     if found.dtype.kind not in "fiu" or not found.ndim:
         raise FileFormatError(f"{path}: data set {name!r}: expected rows of numbers, actual {found.dtype}{found.shape}")
-    stored = found.id.get_storage_size()
-    if found.nbytes > MAX_COMPRESSION * stored:  # not to allocate on the word of a file
-        raise FileFormatError(f"{path}: data set {name!r} declares {found.nbytes} bytes and stores {stored}")
+    check_stored(path, found)
     return found
 
 
@@ -123,8 +121,9 @@ def _dataset(path: str, file: h5py.File, name: str) -> h5py.Dataset:
 class HDF5Output(Layer):
     """Writes its bottoms to the data sets `data` and `label` of a new HDF5 file.
 
-    Each pass appends its N rows, where the original could write one pass only. Bottoms: two blobs (N, ...), written as
-    (N, channels, height, width). Source: hdf5_output_layer.cpp.
+    It replaces an older HDF5 file of that name, but no other. Each pass appends its N rows, where the original could
+    write one pass only. Bottoms: two blobs (N, ...), written as (N, channels, height, width). Source:
+    hdf5_output_layer.cpp.
     """
 
     exact_bottoms = 2
@@ -133,6 +132,10 @@ class HDF5Output(Layer):
     def setup(self, bottom, top):
         self.path = self.param.hdf5_output_param.file_name
         self.expect(bool(self.path), "expected a file in hdf5_output_param.file_name, actual none")
+        self.expect(
+            not os.path.exists(self.path) or is_hdf5(self.path),
+            f"hdf5_output_param.file_name {self.path!r} is there and no HDF5 file: it is not overwritten",
+        )
         with self._opened("w"):
             pass
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from caffelite import proto
 from caffelite.layers.ssd import boxes
+from caffelite.paths import leads_outside
 
 log = logging.getLogger("caffelite")
 
@@ -96,6 +97,9 @@ class DetectionFiles:
             labels = {item.label: item.name for item in items}
             if len(labels) != len(items) or len(set(labels.values())) != len(items):
                 raise ValueError(f"{save.label_map_file}: expected each label and name once")
+            outside = [name for name in labels.values() if leads_outside(f"{save.output_name_prefix}{name}.txt")]
+            if outside:
+                raise ValueError(f"{save.label_map_file}: {outside[0]!r} names a file out of {save.output_directory}")
         if save.name_size_file:
             names, sizes = read_name_sizes(save.name_size_file)
         if not (save.output_directory and save.label_map_file and save.name_size_file):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("width", "height")
+MAX_BYTES = 2**22  # some 10,000 objects
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,12 @@ class _PlainTree(ElementTree.TreeBuilder):
 
 
 def parse_xml(path: Path) -> ElementTree.Element:
-    """The root element. Raises OSError, ElementTree.ParseError, ValueError (document types, unknown encodings)."""
-    return ElementTree.parse(path, ElementTree.XMLParser(target=_PlainTree())).getroot()
+    """The root element. Raises OSError, ElementTree.ParseError, ValueError (size, document types, encodings)."""
+    with open(path, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"has more than {MAX_BYTES} bytes")
+    return ElementTree.fromstring(data, ElementTree.XMLParser(target=_PlainTree()))
 
 
 def read_annotation(

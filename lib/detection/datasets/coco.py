@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from caffelite.paths import leads_outside
 from detection.datasets.annotation import Annotation, Finding
 from detection.datasets.dataset import BACKGROUND, Dataset
 from detection.datasets.image import image_size
@@ -150,7 +151,7 @@ class CocoDataset(Dataset):
             if one["width"] < 1 or one["height"] < 1:
                 self._refuse(f"image {one['id']}: has the size {one['width']} x {one['height']}")
             name = one.get("file_name")
-            if not (isinstance(name, str) and name.strip() and "\0" not in name and _stays_inside(name)):
+            if not (isinstance(name, str) and name.strip() and "\0" not in name and not leads_outside(name)):
                 self._refuse(f"image {one['id']}: expected a file_name in the folder of images, found {name!r}")
         if not images:
             self._refuse("has no images")
@@ -243,9 +244,3 @@ def _is_number(value: Any) -> bool:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _stays_inside(name: str) -> bool:
-    """Whether a relative file name leads into the folder it starts from."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]

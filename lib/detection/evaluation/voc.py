@@ -5,6 +5,7 @@ Detections are `all_boxes[class][image]`, arrays (n, 5) of x1 y1 x2 y2 score in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,8 +190,9 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: 
 
 
 def result_path(dataset: Dataset, class_name: str, folder: str | Path, competition: str = "comp4") -> Path:
-    """The result file of a class."""
-    return Path(folder) / f"{competition}_det_{dataset.image_set}_{class_name}.txt"
+    """The result file of a class; what no file name may hold is written as %2F and the like."""
+    plain = re.sub(r"[/\\%\x00-\x1f]", lambda found: f"%{ord(found[0]):02X}", class_name)
+    return Path(folder) / f"{competition}_det_{dataset.image_set}_{plain}.txt"
 
 
 def write_results(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
+from detection import plain_yaml
 from detection.config import ConfigError
 
 
@@ -69,7 +70,7 @@ def _data_options(layer) -> dict | None:
     if layer.type != "Python":
         return None
     try:
-        options = yaml.safe_load(layer.python_param.param_str)
+        options = plain_yaml.load(layer.python_param.param_str)
     except yaml.YAMLError:
         return None
     return options if isinstance(options, dict) and "num_classes" in options else None

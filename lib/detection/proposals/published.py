@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 from scipy.io.matlab import MatReadError
 
+from detection.arrays import FREE_BYTES, MAX_EXPANSION
 from detection.datasets.dataset import Dataset
 from detection.errors import ProposalError
+
+_HEAD, _COMPRESSED = 128, 15  # the header's bytes, the type of an element that is packed
+_STEP = 2**24
 
 
 def proposals(dataset: Dataset, path: str | Path, max_proposals: int = 0) -> list[np.ndarray]:
@@ -58,15 +65,37 @@ def demo_boxes(path: str | Path, image_size: tuple[int, int] | None = None) -> n
 
 def _load(path: str | Path) -> dict[str, np.ndarray]:
     try:
+        _check_expansion(path)
         arrays = scipy.io.loadmat(path)
     except NotImplementedError:
         raise ProposalError(f"{path}: is in MATLAB's format 7.3; save it there with -v7") from None
-    except (OSError, ValueError, TypeError, IndexError, MatReadError) as e:
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, MatReadError, zlib.error) as e:
         raise ProposalError(f"{path}: cannot be read as a MATLAB file: {e}") from None
     if "boxes" not in arrays:
         names = ", ".join(name for name in arrays if not name.startswith("__")) or "nothing"
         raise ProposalError(f"{path}: expected an array `boxes`, found {names}")
     return arrays
+
+
+def _check_expansion(path: str | Path) -> None:
+    """Raise ValueError for a file of another format than MATLAB's 5 to 7.3, and for one that unpacks to too much."""
+    with open(path, "rb") as file:
+        order = {b"IM": "<", b"MI": ">"}.get(file.read(_HEAD)[_HEAD - 2 :])
+        if order is None:
+            raise ValueError("it has no header of the formats 5 to 7.2")
+        size, total = os.fstat(file.fileno()).st_size, 0
+        while len(tag := file.read(8)) == 8:
+            kind, length = struct.unpack(f"{order}II", tag)
+            if kind != _COMPRESSED:
+                file.seek(length, os.SEEK_CUR)
+                continue
+            unpacked = zlib.decompressobj()
+            packed = file.read(min(length, size))
+            while packed and not unpacked.eof:
+                total += len(unpacked.decompress(packed, _STEP))
+                packed = unpacked.unconsumed_tail
+                if total > max(FREE_BYTES, MAX_EXPANSION * size):
+                    raise ValueError(f"{size} bytes that unpack to more than {total}")
 
 
 def _checked(boxes: np.ndarray, where: str | Path) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from caffelite.layer import Layer
+from detection import plain_yaml
 from detection.config import cfg
 from detection.roi_data.minibatch import ImageDraw, MinibatchSampler, Roidb, minibatch_blobs
 
@@ -31,7 +32,7 @@ class RoIDataLayer(Layer):
 
     def setup(self, bottom, top):
         try:
-            options = yaml.safe_load(self.param_str)
+            options = plain_yaml.load(self.param_str)
             self.num_classes = int(options["num_classes"])
         except (yaml.YAMLError, KeyError, TypeError, ValueError):
             raise self.error(f"expected param_str: \"'num_classes': N\", actual {self.param_str!r}") from None
