@@ -133,3 +133,17 @@ def test_reset(default_cfg):
     train = cfg.TRAIN
     cfg.reset()
     assert cfg == Options() and cfg.TRAIN is train
+
+
+@pytest.mark.parametrize("name", ["/etc", "../..", "a/../../b"])
+def test_results_stay_in_their_folder(options, name):
+    with pytest.raises(ConfigError, match=r"EXP_DIR: expected the name of a folder in output/"):
+        options.merge({"EXP_DIR": name})
+    options.merge({"EXP_DIR": "study/seed_1"})
+    assert options.EXP_DIR == "study/seed_1"
+
+
+def test_aliases_are_refused_by_their_place(options, tmp_path):
+    (tmp_path / "c.yml").write_text("TRAIN: &a {SCALES: [1]}\nTEST: *a\n")
+    with pytest.raises(ConfigError, match=r"c\.yml:2:7: cannot be read as YAML options: aliases"):
+        options.merge_file(tmp_path / "c.yml")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from detection.datasets.annotation import read_annotation
+from detection.datasets.annotation import MAX_BYTES, read_annotation
 
 BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
 
@@ -136,3 +136,8 @@ def test_document_types_and_entities_are_refused(read, encoding):
 def test_missing_annotation(tmp_path):
     (finding,) = read_annotation(tmp_path / "none.xml", (10, 10), ("cat",))[1]
     assert finding.kind == "missing annotation" and str(tmp_path / "none.xml") in str(finding)
+
+
+def test_a_file_of_any_length_is_not_read_to_its_end(read):
+    (finding,) = read("<annotation>" + " " * MAX_BYTES + "</annotation>")[1]
+    assert finding.kind == "unreadable XML" and f"more than {MAX_BYTES} bytes" in finding.message

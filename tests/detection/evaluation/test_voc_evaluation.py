@@ -244,3 +244,7 @@ def test_report(dataset, tmp_path):
     report.write_json(result, tmp_path / "out" / "ap.json")
     content = json.loads((tmp_path / "out" / "ap.json").read_text())
     assert content["mAP"] == pytest.approx(3 / 11) and content["AP"]["dog"] == 0 and content["rules"] == lines[1]
+
+
+def test_a_class_is_no_folder(dataset, tmp_path):
+    assert result_path(dataset, "../a b/%", tmp_path).name == f"comp4_det_{dataset.image_set}_..%2Fa b%2F%25.txt"

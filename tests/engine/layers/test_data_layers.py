@@ -372,6 +372,8 @@ def test_shuffled_images(pictures):
         ("image 0.png\n", r"list.txt:1: expected a name and a label, actual 'image 0.png"),
         ("3\n", r"list.txt:1: expected a name"),
         ("missing.png 1\n", r"missing.png: cannot be read: No such file"),
+        ("../x.png 1\n", r"list.txt:1: '../x.png' leads out of the root folder"),
+        ("/a/../../x.png 1\n", r"list.txt:1: '/a/../../x.png' leads out of the root folder"),
         ("list.txt 1\n", r"list.txt: \d+ bytes that are no image"),
     ],
 )
@@ -379,6 +381,13 @@ def test_lists_with_faults(pictures, text, message):
     (pictures / "list.txt").write_text(text)
     with pytest.raises(LayerError, match=f"layer 'd' .*{message}"):
         image_net(pictures)
+
+
+def test_without_a_root_a_list_names_any_file(pictures):
+    (pictures / "list.txt").write_text(f"{pictures}/sub/../image 1.png 4\n")
+    (pictures / "sub").mkdir()
+    net = net_of("ImageData", f'image_data_param {{ source: "{pictures}/list.txt" }}')
+    assert net.forward()["label"].tolist() == [4]
 
 
 def test_one_of_two_sizes(pictures):

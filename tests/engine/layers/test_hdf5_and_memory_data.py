@@ -125,3 +125,21 @@ def test_arrays_that_do_not_fit(images, labels, message):
 def test_memory_needs_all_sizes():
     with pytest.raises(LayerError, match="batch_size, channels, height and width above 0"):
         net_of("MemoryData", "memory_data_param { batch_size: 2 channels: 3 height: 6 }")
+
+
+def test_rows_of_other_files_are_not_read(arrays):
+    with h5py.File(arrays / "b.h5", "a") as file:
+        del file["x"]
+        file["x"] = h5py.ExternalLink("a.h5", "x")
+    with pytest.raises(LayerError, match=r"b.h5: /x lies in another file"):
+        hdf5_net(arrays)
+
+
+def test_output_does_not_overwrite_what_is_no_hdf5(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    param = f'hdf5_output_param {{ file_name: "{tmp_path}/notes.txt" }}'
+    text = f"""layer {{ name: "in" type: "Input" top: "x" top: "n" input_param {{ shape {{ dim: 2 }} }} }}
+        layer {{ name: "out" type: "HDF5Output" bottom: "x" bottom: "n" {param} }}"""
+    with pytest.raises(LayerError, match=r"notes.txt' is there and no HDF5 file: it is not overwritten"):
+        caffe.Net(proto.parse_text(text, "NetParameter", "test"), caffe.TEST)
+    assert (tmp_path / "notes.txt").read_text() == "mine"

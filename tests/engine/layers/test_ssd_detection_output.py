@@ -192,6 +192,10 @@ def test_refused_files(save, tmp_path):
     (tmp_path / "map").write_text('item { name: "a" label: 1 } item { name: "a" label: 2 }')
     with pytest.raises(LayerError, match="each label and name once"):
         run_two_images(options("VOC"))
+    for name in ("/../../x", "a/../../../x"):
+        (tmp_path / "map").write_text(f'item {{ name: "{name}" label: 1 }}')
+        with pytest.raises(LayerError, match="names a file out of"):
+            run_two_images(options("VOC"))
     (tmp_path / "map").write_text('item { name: "a" label: 1 }')
     with pytest.raises(LayerError, match=r"labels \[2\]"):
         run_two_images(options("VOC"))

@@ -127,3 +127,41 @@ def test_a_cut_file(tmp_path):
     (tmp_path / "net.h5").write_bytes(WEIGHTS.read_bytes()[:5000])
     with pytest.raises(FileFormatError, match="damaged, or no HDF5 file of Caffe"):
         read_weights(tmp_path / "net.h5")
+
+
+@pytest.mark.parametrize("way", ["external link", "external storage", "virtual data set"])
+def test_numbers_of_other_files_are_not_read(tmp_path, way):
+    (tmp_path / "raw").write_bytes(bytes(16))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x"] = np.zeros(4, np.float32)
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        layer = file.create_group("data/a")
+        if way == "external link":
+            layer["0"] = h5py.ExternalLink("other.h5", "x")
+        elif way == "external storage":
+            layer.create_dataset("0", (4,), "f4", external=[(str(tmp_path / "raw"), 0, 16)])
+        else:
+            layout = h5py.VirtualLayout((4,), "f4")
+            layout[:] = h5py.VirtualSource("other.h5", "x", (4,))
+            layer.create_virtual_dataset("0", layout)
+    try:
+        assert read_weights(tmp_path / "net.h5") == [("a", [])]  # links are no blobs
+        assert way == "external link"
+    except FileFormatError as e:
+        assert "/data/a/0 lies in another file" in str(e)
+
+
+def test_a_state_whose_history_is_linked(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["history/0"] = np.zeros(4, np.float32)
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        file["iter"], file["current_step"] = [1], [0]
+        file["history"] = h5py.ExternalLink("other.h5", "history")
+    with pytest.raises(FileFormatError, match="/history/0 lies in another file"):
+        list(read_solverstate(tmp_path / "net.h5").history)
+
+
+@pytest.mark.parametrize("iteration", [[1, 2], 1.5, b"1"])
+def test_an_iteration_that_is_no_number(tmp_path, iteration):
+    with pytest.raises(FileFormatError, match="/iter is no whole number"):
+        read_solverstate(make(tmp_path / "net.h5", iter=iteration, current_step=[0], history__0=[1.0]))
