@@ -59,8 +59,7 @@ def solver(model: Model, folder: str, variant: Variant):
     for name, value in model.solver.items():
         assign_proto(param, name, value)
     stem = "" if model.folder == "prototxt" else f"{Path(model.folder).name.lower()}_"
-    prefix = "output/shapes/" if model.folder == "prototxt" else ""
-    param.snapshot_prefix = f"{prefix}{stem}{variant.name or 'fast_rcnn'}"
+    param.snapshot_prefix = f"{stem}{variant.name or 'fast_rcnn'}"  # in output/<EXP_DIR>/<data set>
     return param
 
 
