@@ -27,9 +27,9 @@ def locked(prefix: str | Path) -> Iterator[None]:
     path = prefix.with_name(f".{prefix.name}.lock")
     try:
         file = _acquired(path)
-    except BlockingIOError:
+    except BlockingIOError as e:
         raise SolverError(
-            f"{prefix}: {path.read_text() or 'another process'} trains and writes its snapshots there: let it end, or "
+            f"{prefix}: {e.strerror or 'another process'} trains and writes its snapshots there: let it end, or "
             "choose another folder or snapshot_prefix"
         ) from None
     except OSError as e:
@@ -59,6 +59,10 @@ def _acquired(path: Path):
                 return file
         except FileNotFoundError:
             pass
+        except BlockingIOError as e:
+            file.seek(0)
+            with file:
+                raise BlockingIOError(e.errno, file.read()) from None
         except OSError as e:
             if e.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 log.warning("%s: this file system has no locks: do not train twice at once to one prefix", path)

@@ -96,15 +96,14 @@ def resumed(tmp_path, entries, force=False, **more):
     return trainer
 
 
-def test_every_fault_at_every_point_of_a_snapshot(tmp_path, entries, folder, monkeypatch):
-    whole = {}
+def test_every_fault_at_every_point_of_a_snapshot(tmp_path, entries, folder, monkeypatch, default_cfg):
+    default_cfg.merge({"TRAIN": {"SNAPSHOT_ITERS": 1, "USE_PREFETCH": False}})
     trainer = trainer_of(solver_param(tmp_path), entries)
     faults = Faults(monkeypatch)
-    faults.arm(None, None)
-    trainer.train(ITERATIONS)
+    trainer.train(2)
     points = faults.count
     whole = {path.name: path.read_bytes() for path in folder.glob("*.caffemodel")}
-    assert len(whole) == 2 and points > 20
+    assert len(whole) == 2 and points > 40
     for error in (OSError(errno.ENOSPC, "No space left on device"), Crash()):
         for fatal in range(1, points + 1):
             shutil.rmtree(folder)
@@ -112,23 +111,21 @@ def test_every_fault_at_every_point_of_a_snapshot(tmp_path, entries, folder, mon
             faults.arm(error, fatal)
             failed = None
             try:
-                trainer.train(ITERATIONS)
+                trainer.train(2)
             except (CaffeliteError, Crash) as e:
                 failed = e
             faults.arm(None, None)
-            if isinstance(error, OSError) and trainer.solver.iter == ITERATIONS and failed:
+            if trainer.solver.iter == 2 and isinstance(failed, CaffeliteError):
                 assert "No space left on device" in str(failed)  # of the last snapshot: there is no next one
             for path in folder.glob("*.caffemodel"):
                 assert path.read_bytes() == whole[path.name], (error, fatal)
-            if trainer.solver.iter == ITERATIONS and not failed:
-                assert snapshots.newest(prefix(folder)).name == f"tiny_iter_{ITERATIONS}.solverstate"
             again = resumed(tmp_path, entries)
-            if trainer.solver.iter > 3 and isinstance(error, Crash):
-                assert again.solver.iter >= 3, fatal
-            if again.solver.iter < ITERATIONS:
-                again.train(ITERATIONS)
-            final = folder / f"tiny_iter_{ITERATIONS}.caffemodel"
-            assert final.read_bytes() == whole[final.name], (error, fatal)
+            if trainer.solver.iter == 2:
+                # of two snapshots no more than one has failed
+                assert again.solver.iter == 2 if not failed else again.solver.iter >= 1, (error, fatal)
+            if again.solver.iter < 2:
+                again.train(2)
+            assert (folder / "tiny_iter_2.caffemodel").read_bytes() == whole["tiny_iter_2.caffemodel"], (error, fatal)
 
 
 def test_a_failed_snapshot_is_told_and_the_next_one_is_tried(tmp_path, entries, folder, monkeypatch, caplog):
