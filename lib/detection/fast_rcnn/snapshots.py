@@ -12,11 +12,8 @@ import glob
 import hashlib
 import json
 import logging
-import struct
 import textwrap
 import time
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ from google.protobuf import text_format
 
 from caffelite.errors import FileFormatError
 from caffelite.proto.files import replacing
+from detection.arrays import read_arrays
 from detection.config import ConfigError, cfg
 
 logger = logging.getLogger("detection")
@@ -35,11 +33,6 @@ _FORMAT = 1
 _SIDECAR = ".resume.npz"
 _STATES = (".solverstate", ".solverstate.h5")
 _KINDS = {"iteration": int, "run": str, "seed": int, "written": float, "files": dict, "options": dict}
-# what numpy and zipfile raise for bytes that are no npz file
-_DAMAGES = (
-    OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, MemoryError, struct.error, zlib.error,
-    zipfile.BadZipFile,
-)  # fmt: skip
 
 # what may change at a resume: it decides where and when something is written and shown, not what is learned
 _FREE_OPTIONS = {"SNAPSHOT_ITERS", "SNAPSHOT_KEEP", "SNAPSHOT_INFIX", "NONFINITE", "USE_PREFETCH"}
@@ -89,8 +82,10 @@ def write_sidecar(
 def read_sidecar(file: Path) -> tuple[Origin, dict[str, np.ndarray]]:
     """The origin and the arrays of a .resume.npz. Raises FileFormatError."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        arrays = read_arrays(file, ["origin"])
+    except OSError as e:
+        raise FileFormatError(f"{file}: cannot be read: {e.strerror}") from None
+    try:
         values = json.loads(str(arrays.pop("origin")))
         if values.pop("format") != _FORMAT:
             raise ValueError("of another version of this program")
@@ -98,7 +93,7 @@ def read_sidecar(file: Path) -> tuple[Origin, dict[str, np.ndarray]]:
             if not isinstance(values.get(name), kind):
                 raise ValueError(f"its {name} is {values.get(name)!r}")
         return Origin(**values), arrays
-    except _DAMAGES as e:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise FileFormatError(f"{file}: damaged, or not written by a training ({e})") from None
 
 
