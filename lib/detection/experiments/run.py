@@ -56,8 +56,8 @@ class Settings:
         if self.scale:
             row = self.scale.row(row, self.output)
         if self.iterations:
-            whole = sum(stage.iterations for stage in row.stages)
-            text = f"{self.iterations} iterations in each of {len(row.stages)} stage(s) instead of {whole} in all"
+            whole = " and ".join(str(stage.iterations) for stage in row.stages)
+            text = f"{self.iterations} iterations{' per stage' * (len(row.stages) > 1)} instead of {whole}"
             stages = tuple(_shortened(row, stage, self.iterations) for stage in row.stages)
             row = replace(row, stages=stages, deviations=(*row.deviations, text))
         if self.search and row.proposals == "published":
