@@ -81,7 +81,10 @@ def test_from_images_to_detections(job, default_cfg):
 
     classes = classes.replace(":train:", ":test:")
     evaluations = jobs.test("test.prototxt", classes, fit_classes=True, compare=True)
-    assert list(evaluations) == ["trained", "without box regression", "untrained"]
+    assert list(evaluations) == [
+        "trained", "trained, IoU > 0.7", "without box regression", "without box regression, IoU > 0.7", "untrained"
+    ]  # fmt: skip
+    assert evaluations["trained, IoU > 0.7"].overlap == 0.7
     assert all(0 <= evaluation.mean_ap <= 1 for evaluation in evaluations.values())
     assert default_cfg.TEST.BBOX_REG
     folder = model.with_suffix("") / "set_test"
