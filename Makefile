@@ -32,4 +32,4 @@ gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py
 
 clean:
-	rm -rf output build dist *.egg-info
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

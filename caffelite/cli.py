@@ -280,3 +280,7 @@ def _machine() -> str:
     except OSError:
         pass
     return f"{name}, {kernels.threads()} thread(s)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

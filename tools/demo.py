@@ -5,7 +5,7 @@
   tools/demo.py --def models/VGG16/test.prototxt photo.jpg \\
       --net data/fast_rcnn_models/vgg16_fast_rcnn_iter_40000.caffemodel
 
-writes photo_detections.png beside photo.jpg: boxes, class names and scores. Proposals are made by selective search.
+writes photo.jpg_detections.png beside photo.jpg: boxes, class names and scores. Proposals are made by selective search.
 """
 
 import sys

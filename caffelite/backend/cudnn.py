@@ -185,7 +185,7 @@ def library() -> Library | None:
                 reasons.append(str(e))
     log.warning(
         "no cuDNN: convolutions run as im2col and matrix products, which is slower; install it with pip install "
-        "'caffelite[cuda13]' (or cuda12), or name its file in CUDNN_LIBRARY%s",
+        "nvidia-cudnn-cu13 (for CUDA 12: nvidia-cudnn-cu12), or name its file in CUDNN_LIBRARY%s",
         f" ({'; '.join(reasons)})" if reasons else "",
     )
     return None

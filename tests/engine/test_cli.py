@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -112,3 +114,9 @@ def test_ctrl_c_is_one_line(files, capsys, monkeypatch):
     monkeypatch.setattr("caffelite.cli.Net._forward", interrupted)
     assert main(["test", "--model", "net.prototxt"]) == 130
     assert capsys.readouterr().err == "caffelite: stopped\n"
+
+
+@pytest.mark.parametrize("module", ["caffelite", "caffelite.cli"])
+def test_the_module_is_the_command(module):
+    run = subprocess.run([sys.executable, "-m", module, "--version-of-nothing"], capture_output=True, text=True)
+    assert run.returncode == 2 and "COMMAND" in run.stderr

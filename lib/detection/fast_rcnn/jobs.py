@@ -291,6 +291,8 @@ def demo(
     """Detect in images of one's own: proposals by selective search, the net, suppression, and of what is left all with
     a score of at least `threshold`. Writes <image>_detections.png beside each; yields those files as they are written,
     each with a line per detection. Raises CaffeliteError."""
+    if not 0 <= threshold <= 1:
+        raise CaffeliteError(f"--threshold: expected a score from 0 to 1, actual {threshold:g}")
     model = Path(model) if model else newest_model(definition)
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file; ./tools/train_net.py trains one")
@@ -299,7 +301,7 @@ def demo(
     for path in images:
         image = read_image(path)
         dets = detect(net, image, image_proposals(image, Path(path).stem))
-        picture = Path(path).with_name(f"{Path(path).stem}_detections.png")
+        picture = Path(path).with_name(f"{Path(path).name}_detections.png")
         visualize.write_image(picture, visualize.draw_detections(image, dets, names, threshold))
         lines = [
             f"{names[c]} {det[4]:.3f} at {' '.join(f'{v:.0f}' for v in det[:4])}"

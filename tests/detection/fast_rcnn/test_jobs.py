@@ -99,8 +99,10 @@ def test_from_images_to_detections(job, default_cfg):
     image = job / "mine.png"
     cv2.imwrite(str(image), np.random.RandomState(0).randint(0, 256, (50, 60, 3), np.uint8))
     ((picture, found),) = jobs.demo([str(image)], "test.prototxt", threshold=0.0)
-    assert picture == job / "mine_detections.png"
+    assert picture == job / f"{image.name}_detections.png"
     assert cv2.imread(str(picture)).shape == (50, 60, 3)
+    with pytest.raises(CaffeliteError, match="--threshold: expected a score from 0 to 1, actual nan"):
+        next(jobs.demo([str(image)], "test.prototxt", threshold=float("nan")))
     assert {line.split()[0] for line in found} == set(shapes.CLASSES)
 
 
@@ -246,7 +248,7 @@ def test_what_is_found_is_told_before_an_image_that_cannot_be_read(job):
     model = jobs.train("solver.prototxt", "set:train", 1, fit_classes=True)
     image = next((job / "set" / "JPEGImages").iterdir())
     found = jobs.demo([str(image), "none.png"], "test.prototxt", str(model))
-    assert next(found)[0] == image.with_name(f"{image.stem}_detections.png")
+    assert next(found)[0] == image.with_name(f"{image.name}_detections.png")
     with pytest.raises(CaffeliteError, match=r"none\.png"):
         next(found)
 
