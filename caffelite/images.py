@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import struct
-
 import cv2
 import numpy as np
 
 from caffelite.errors import FileFormatError
+from caffelite.image_size import FORMATS, image_size
 
 MAX_PIXELS = 2**27
 PIXELS_PER_BYTE = 10_000  # the best compression of PNG, one bit per pixel and all alike, reaches 8,000
 
-_PNG, _JPEG, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM"
+
+def decode(data: bytes, flags: int, name: str) -> np.ndarray:
+    """What OpenCV's imdecode gives for an encoded image. Raises FileFormatError, which says `name`."""
+    if not data:
+        raise FileFormatError(f"{name}: an image of no bytes")
+    _check_size(data, name)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as e:
+        raise FileFormatError(f"{name}: OpenCV cannot decode the image: {e.err}") from None
+    if image is None:
+        raise FileFormatError(f"{name}: {len(data)} bytes that are no image OpenCV can decode")
+    return image
 
 
 def decode_image(data: bytes, color: bool | None, name: str) -> np.ndarray:
@@ -20,21 +31,22 @@ def decode_image(data: bytes, color: bool | None, name: str) -> np.ndarray:
 
     `color` True gives blue, green, red, False gray, None what the file has. Raises FileFormatError, which says `name`.
     """
-    if not data:
-        raise FileFormatError(f"{name}: an image of no bytes")
-    _check_size(data, name)
     flags = {True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE, None: cv2.IMREAD_UNCHANGED}[color]
     if color is not None:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as e:
-        raise FileFormatError(f"{name}: OpenCV cannot decode the image: {e.err}") from None
-    if image is None:
-        raise FileFormatError(f"{name}: {len(data)} bytes that are no image OpenCV can decode")
+    image = decode(data, flags, name)
     if image.dtype != np.uint8:
         raise FileFormatError(f"{name}: expected 8 bits per channel, actual {image.dtype}; convert the image")
     return image.reshape(*image.shape[:2], -1)
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file. Raises FileFormatError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as e:  # ValueError: a name with a zero in it
+        raise FileFormatError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
 
 
 def read_image(path: str, color: bool | None = True, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -42,12 +54,7 @@ def read_image(path: str, color: bool | None = True, size: tuple[int, int] | Non
 
     Source: ReadImageToCVMat of io.cpp. Raises FileFormatError.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as e:
-        raise FileFormatError(f"{path}: cannot be read: {e.strerror}") from None
-    image = decode_image(data, color, path)
+    image = decode_image(read_bytes(path), color, path)
     return image if size is None else resize_to(image, size, cv2.INTER_LINEAR)
 
 
@@ -63,38 +70,10 @@ def resize_to(image: np.ndarray, size: tuple[int, int], interpolation: int) -> n
     return resized.reshape(height, width, -1)
 
 
-def image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels that the header of a PNG, JPEG or BMP declares; None for others and damaged ones."""
-    if data.startswith(_PNG) and len(data) >= 24:
-        return struct.unpack(">II", data[16:24])
-    if data.startswith(_BMP) and len(data) >= 26 and data[14] >= 40:
-        width, height = struct.unpack("<ii", data[18:26])
-        return width, abs(height)  # negative: rows from top to bottom
-    return _jpeg_size(data) if data.startswith(_JPEG) else None
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in the first frame header, found as libjpeg finds it: what is no marker is skipped."""
-    at = data.find(b"\xff", 2)
-    while 0 <= at < len(data) - 8:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return width, height
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9:  # no length follows
-            at += 1
-        else:
-            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
-        at = data.find(b"\xff", at)
-    return None
-
-
 def _check_size(data: bytes, name: str) -> None:
     size = image_size(data)
     if size is None:
-        if data.startswith((_PNG, _JPEG, _BMP)):
-            raise FileFormatError(f"{name}: a PNG, JPEG or BMP without a header")
-        return  # of another format: OpenCV's own limit holds
+        raise FileFormatError(f"{name}: {len(data)} bytes that are no image with the header of a {FORMATS}")
     width, height = size
     limit = min(MAX_PIXELS, PIXELS_PER_BYTE * len(data))
     if not 0 < width * height <= limit:

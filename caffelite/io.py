@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from scipy import ndimage
 
 from caffelite.errors import CaffeliteError, FileFormatError
+from caffelite.images import decode, decode_image, read_bytes
 from caffelite.proto import message
 
 
@@ -76,10 +77,7 @@ def datum_to_array(datum) -> np.ndarray:
     Raises FileFormatError.
     """
     if datum.encoded:
-        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED) if datum.data else None
-        if image is None:
-            raise FileFormatError("Datum: its data is marked as encoded, but is no image")
-        return np.atleast_3d(image).transpose(2, 0, 1)
+        return decode_image(datum.data, None, "Datum").transpose(2, 0, 1)
     values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
     return _reshaped(values, (datum.channels, datum.height, datum.width), "Datum")
 
@@ -194,11 +192,8 @@ def load_image(filename: str | os.PathLike, color: bool = True) -> np.ndarray:
     Gray images are repeated for colour, colours become gray by 0.2125 R + 0.7154 G + 0.0721 B (as in scikit-image), an
     alpha channel is dropped. Raises FileFormatError.
     """
-    if not os.path.isfile(filename):
-        raise FileFormatError(f"{filename}: no such image file")
-    image = cv2.imread(os.fspath(filename), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise FileFormatError(f"{filename}: not an image that OpenCV can read")
+    path = os.fspath(filename)
+    image = decode(read_bytes(path), cv2.IMREAD_UNCHANGED, path)
     if image.dtype.kind == "u":
         image = image.astype(np.float32) / np.iinfo(image.dtype).max
     image = np.atleast_3d(image).astype(np.float32, copy=False)

@@ -15,10 +15,10 @@ CALLS = {
 }
 # what is read without trust is read in one place each
 ONLY_IN = {
-    "cv2.imdecode": {"caffelite/images.py", "caffelite/io.py"},
-    "cv2.imread": {"caffelite/io.py"},
+    "cv2.imdecode": {"caffelite/images.py"},
+    "cv2.imread": set(),
     "importlib.import_module": {"caffelite/layers/python.py"},
-    "scipy.io.loadmat": {"lib/detection/proposals/published.py"},
+    "scipy.io.loadmat": set(),
     "yaml.load": {"lib/detection/plain_yaml.py"},
     "ElementTree.parse": set(),
     "ElementTree.fromstring": {"lib/detection/datasets/annotation.py"},

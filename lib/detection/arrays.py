@@ -24,6 +24,11 @@ _HEADER = re.compile(
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others take memory on the word of the file
 
 
+def allowed_bytes(size: int) -> int:
+    """How many bytes the contents of a compressed file of `size` bytes may have."""
+    return max(FREE_BYTES, MAX_EXPANSION * size)
+
+
 def read_arrays(path: str | Path, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """The arrays of a .npz file, `names` among them: numbers, booleans and texts, no objects. Raises FileFormatError.
 
@@ -33,7 +38,7 @@ def read_arrays(path: str | Path, names: Sequence[str] = ()) -> dict[str, np.nda
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             total, size = sum(member.file_size for member in members), file.seek(0, 2)
-            if total > max(FREE_BYTES, MAX_EXPANSION * size):
+            if total > allowed_bytes(size) or any(m.compress_size > size for m in members):
                 raise ValueError(f"declares arrays of {total} bytes in a file of {size}")
             arrays = {member.filename.removesuffix(".npy"): _read(archive, member) for member in members}
     except FileNotFoundError:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from caffelite.errors import FileFormatError
-from caffelite.images import decode_image, image_size, read_image, resize_to
+from caffelite.image_size import image_size
+from caffelite.images import decode_image, read_image, resize_to
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
 
@@ -27,10 +28,26 @@ def png(width, height, rows=b""):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def tiff(width, height, tile=None):
+    """The start of a TIFF whose directory says what one likes."""
+    tags = [(256, width), (257, height), *zip((322, 323), tile or ())]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + directory
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".tiff"])
+def test_other_kinds_of_a_format(suffix):
+    assert image_size(b"MM\0*\0\0\0\x08\0\x01\x01\0\0\x03\0\0\0\x01\0\x14\0\0") == (20, 0)
+    alpha = np.dstack([IMAGE, IMAGE[..., :1]])
+    lossy = cv2.imencode(".webp", IMAGE, [cv2.IMWRITE_WEBP_QUALITY, 50])[1].tobytes()
+    assert image_size(lossy) == image_size(encoded(suffix, alpha)) == (20, 12)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif", ".tiff", ".webp", ".ppm"])
 def test_size_is_in_the_header(suffix):
     assert image_size(encoded(suffix)) == (20, 12)
-    assert image_size(encoded(suffix)[:20]) is None
+    assert image_size(encoded(suffix)[:8]) is None
+    assert decode_image(encoded(suffix), True, "x").shape == (12, 20, 3)
 
 
 def test_jpeg_with_a_long_comment_and_filling_before_its_frame():
@@ -63,7 +80,13 @@ def test_orientation_tag_does_not_turn_the_image():
         (b"", "no bytes"),
         (b"no image at all", "15 bytes that are no image"),
         (encoded(".png")[:40], "40 bytes that are no image"),
-        (encoded(".jpg")[:30], "without a header"),
+        (encoded(".jpg")[:30], "no image with the header of a PNG"),
+        (encoded(".hdr", IMAGE.astype(np.float32)), "no image with the header of a PNG"),
+        (tiff(60000, 60000), "60000 x 60000 pixels"),
+        (tiff(20, 12, tile=(60000, 60000)), "no image with the header of a PNG"),
+        (b"P5 # wide\n90000 80000 255\n", "90000 x 80000 pixels"),
+        (b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\x3f\x42\x0f" * 2, "1000000 x 1000000 pixels"),
+        (b"GIF89a" + bytes([255] * 4), "65535 x 65535 pixels"),
         (png(60000, 60000), "60000 x 60000 pixels"),
         (png(30000, 30000, bytes(3750 * 1000)), "30000 x 30000 pixels"),
         (png(0, 5), "0 x 5 pixels"),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+OUT_OF_MEMORY = "Insufficient memory"  # as OpenCV says
 ACCEPTED, REFUSED = "accepted", "refused"
 FOREIGN, MEMORY, HANG, CRASH = "foreign exception", "memory", "hang", "crash"
 FAULTS = (FOREIGN, MEMORY, HANG, CRASH)
@@ -100,7 +101,8 @@ def _try(task: Callable[[int], str], number: int, refusal: type[Exception]) -> t
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, MemoryError):
             cause = cause.__cause__ or cause.__context__
-        return (REFUSED if cause is None else MEMORY), f"{type(error).__name__}: {error}"
+        enough = cause is None and OUT_OF_MEMORY not in str(error)
+        return (REFUSED if enough else MEMORY), f"{type(error).__name__}: {error}"
     except MemoryError:
         return MEMORY, traceback.format_exc()
     except Exception:

@@ -192,3 +192,39 @@ def _value(field: FieldDescriptor, random: Random, old):
         return mutate_bytes(old or b"", random)
     low, high = _INTEGER_TYPES[field.type]
     return min(max(random.choice((random.choice(INTEGERS), (old or 0) + random.choice((-1, 1)))), low), high)
+
+
+HOSTILE = (
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, 0.5, -1e308, float("nan"), float("inf"), "", "x", "0", "../x",
+    "/etc/passwd", "a\0b", "\ud800", "x" * 5000, [], {}, [[]], [1, 2, 3, 4], {"id": 1}, ["x"] * 50,
+)  # fmt: skip
+
+
+def mutate_tree(tree, random: Random):
+    """Nested lists and mappings with one to three of their values replaced, removed, repeated or buried deeper."""
+    for _ in range(random.choice((1, 1, 2, 3))):
+        tree = _mutate_node(tree, random)
+    return tree
+
+
+def _mutate_node(node, random: Random):
+    if isinstance(node, (dict, list)) and node and random.random() < 0.8:
+        places = list(node) if isinstance(node, dict) else range(len(node))
+        place, kind = random.choice(places), random.random()
+        copy = node.copy()
+        if kind < 0.8:
+            copy[place] = _mutate_node(node[place], random)
+        elif kind < 0.9:
+            del copy[place]
+        elif isinstance(copy, list):
+            copy += [node[place]] * random.choice((1, 2, 50))
+        else:
+            copy[random.choice(("", "x", *places))] = node[place]
+        return copy
+    if random.random() < 0.1:
+        for _ in range(random.choice((1, 3, 100))):
+            node = random.choice(([node], {"x": node}))
+        return node
+    if isinstance(node, (int, float)) and random.random() < 0.3:
+        return random.choice((-node, node + 1, node * 1000, str(node), [node]))
+    return random.choice(HOSTILE)

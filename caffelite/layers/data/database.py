@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +11,11 @@ from pathlib import Path
 from google.protobuf.message import DecodeError, Message
 
 from caffelite.errors import CaffeliteError, FileFormatError
+from caffelite.layers.data.lmdb_file import LmdbFile
 from caffelite.proto import message
 
 RECORDS_PER_COMMIT = 1000
 FIRST_MAP_SIZE = 2**26  # bytes; doubled when full
-
-# LMDB allows a process one environment per file: {(device, inode): [the one that is open, number of its users]}
-_open: dict[tuple[int, int], list] = {}
-_lock = threading.RLock()  # a finalizer may run within what holds it
 
 
 def import_lmdb():
@@ -28,7 +23,7 @@ def import_lmdb():
     try:
         import lmdb
     except ImportError:
-        raise CaffeliteError("LMDB databases need the Python package lmdb: pip install lmdb") from None
+        raise CaffeliteError("writing an LMDB needs the Python package lmdb: pip install lmdb") from None
     return lmdb
 
 
@@ -40,31 +35,30 @@ class Database:
 
     def __init__(self, path: str | Path):
         self.path = str(path)
-        identity, environment = _acquire(self.path)
-        weakref.finalize(self, _release, identity).atexit = False
-        self._count = environment.stat()["entries"]
-        if not self._count:
+        self._file = LmdbFile(os.path.join(path, "data.mdb") if os.path.isdir(path) else self.path)
+        if not self._file.entries:
             raise FileFormatError(f"{path}: an LMDB without records")
-        self._cursor = environment.begin().cursor()
-        self._at = self._count
+        self._rewind()
 
     def __len__(self) -> int:
-        return self._count
+        return self._file.entries
 
     def __getitem__(self, index: int) -> tuple[str, bytes]:
         """Key and value of record `index` from 0."""
-        if index < self._at:
-            found, self._at = self._cursor.first(), 0
-        else:
-            found = True
-        while found and self._at < index:
-            found = self._cursor.next()
-            self._at += 1
-        if not found:
-            self._at = self._count
-            raise FileFormatError(f"{self.path}: damaged: no record {index}, {self._count} expected")
-        key, value = self._cursor.item()
+        if index < self._first:
+            self._rewind()
+        while index >= self._first + self._records:
+            leaf = next(self._leaves, None)
+            if leaf is None:
+                self._rewind()
+                raise FileFormatError(f"{self.path}: damaged: no record {index}, {len(self)} expected")
+            self._leaf, self._first, self._records = leaf, self._first + self._records, len(leaf.places)
+        key, value = self._file.record(self._leaf, index - self._first)
         return key.decode(errors="backslashreplace"), value
+
+    def _rewind(self) -> None:
+        self._leaves = self._file.leaves()
+        self._leaf, self._first, self._records = None, 0, 0
 
     def read(self, index: int, type_name: str) -> tuple[str, Message]:
         """Record `index` as a message, with a name that says where it stands. Raises FileFormatError."""
@@ -74,42 +68,6 @@ class Database:
             return name, message(type_name).FromString(value)
         except DecodeError as e:
             raise FileFormatError(f"{name}: {len(value)} bytes that are no {type_name}: {e}") from None
-
-
-def _acquire(path: str):
-    """Identity and environment of an LMDB, opened if no other Database has it open."""
-    file = os.path.join(path, "data.mdb") if os.path.isdir(path) else path
-    try:
-        status = os.stat(file)
-    except OSError as e:
-        raise FileFormatError(f"{file}: cannot be read: {e.strerror}; expected an LMDB") from None
-    identity = status.st_dev, status.st_ino
-    with _lock:
-        if identity not in _open:
-            _open[identity] = [_open_environment(path, file, status.st_size), 0]
-        _open[identity][1] += 1
-        return identity, _open[identity][0]
-
-
-def _release(identity: tuple[int, int]) -> None:
-    with _lock:
-        _open[identity][1] -= 1
-        if not _open[identity][1]:
-            _open.pop(identity)[0].close()
-
-
-def _open_environment(path: str, file: str, size: int):
-    lmdb = import_lmdb()
-    try:
-        environment = lmdb.open(path, readonly=True, lock=False, subdir=os.path.isdir(path))
-    except lmdb.Error as e:
-        raise FileFormatError(f"{path}: cannot be opened as an LMDB: {e}") from None
-    # reading behind the end of a mapped file would kill the process
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if size < needed:
-        environment.close()
-        raise FileFormatError(f"{file}: {size} bytes of {needed}: the file is cut off; copy it again")
-    return environment
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from caffelite import image_size as headers
 from caffelite import images
 from caffelite.errors import FileFormatError
 from detection.errors import DatasetError
@@ -24,13 +25,13 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels, from the header alone for JPEG, PNG and BMP. Raises DatasetError."""
+    """Width and height in pixels, from the header alone. Raises DatasetError."""
     try:
         with open(path, "rb") as file:
             start = file.read(_HEADER)
-            size = images.image_size(start)
+            size = headers.image_size(start)
             if size is None and len(start) == _HEADER:  # a long preview or profile before the header
-                size = images.image_size(start + file.read())
+                size = headers.image_size(start + file.read())
     except OSError as e:
         raise DatasetError(f"{path}: cannot be read: {e.strerror}") from None
     return size or read_image(path).shape[1::-1]

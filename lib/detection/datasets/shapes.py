@@ -197,7 +197,7 @@ def _read_manifest(folder: Path) -> dict:
         if "generator" not in manifest or "options" not in manifest:
             raise ValueError
         return manifest
-    except (OSError, TypeError, ValueError):
+    except (OSError, TypeError, ValueError, RecursionError):
         raise DatasetError(f"{folder}: holds something else than shapes; move it, or name another folder") from None
 
 

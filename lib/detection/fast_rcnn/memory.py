@@ -1,9 +1,7 @@
-"""How much memory a training will need, told before it begins, and how much it took."""
+"""How much memory a training will need, told before it begins."""
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,12 +40,6 @@ def memory_plan(solver) -> dict[str, int]:
         "blobs": 4 * sum(data.values()),
         "gradients of blobs": 4 * sum(diffs.values()),
     }
-
-
-def peak_mib() -> float:
-    """The most main memory that this process has had, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
 def describe(plan: Mapping[str, int]) -> str:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import struct
-import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import scipy.io
-from scipy.io.matlab import MatReadError
 
-from detection.arrays import FREE_BYTES, MAX_EXPANSION
+from caffelite.errors import FileFormatError
 from detection.datasets.dataset import Dataset
 from detection.errors import ProposalError
-
-_HEAD, _COMPRESSED = 128, 15  # the header's bytes, the type of an element that is packed
-_STEP = 2**24
+from detection.proposals.mat_file import read_mat
 
 
 def proposals(dataset: Dataset, path: str | Path, max_proposals: int = 0) -> list[np.ndarray]:
@@ -28,13 +22,15 @@ def proposals(dataset: Dataset, path: str | Path, max_proposals: int = 0) -> lis
     it has no `images`. `max_proposals`: first boxes kept per image (0: all). Raises ProposalError, DatasetError.
     """
     arrays = _load(path)
-    cells = arrays["boxes"].ravel()
-    if cells.dtype != object:
+    cells = arrays["boxes"]
+    if not isinstance(cells, list):
         raise ProposalError(
             f"{path}: expected a cell array `boxes`, one cell per image, found numbers: a file of one image?"
         )
     if "images" in arrays:
-        names = [str(np.ravel(name)[0]) if np.size(name) else "" for name in arrays["images"].ravel()]
+        names = arrays["images"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ProposalError(f"{path}: expected a cell array of names in `images`")
         if len(names) != len(cells):
             raise ProposalError(f"{path}: `images` has {len(names)} names, `boxes` has {len(cells)} cells")
         boxes_of = dict(zip(names, cells))
@@ -63,48 +59,25 @@ def demo_boxes(path: str | Path, image_size: tuple[int, int] | None = None) -> n
     return boxes if image_size is None else _inside(boxes, image_size, path)
 
 
-def _load(path: str | Path) -> dict[str, np.ndarray]:
+def _load(path: str | Path) -> dict[str, Any]:
     try:
-        _check_expansion(path)
-        arrays = scipy.io.loadmat(path)
-    except NotImplementedError:
-        raise ProposalError(f"{path}: is in MATLAB's format 7.3; save it there with -v7") from None
-    except (OSError, ValueError, TypeError, LookupError, OverflowError, MatReadError, zlib.error) as e:
-        raise ProposalError(f"{path}: cannot be read as a MATLAB file: {e}") from None
-    if "boxes" not in arrays:
-        names = ", ".join(name for name in arrays if not name.startswith("__")) or "nothing"
-        raise ProposalError(f"{path}: expected an array `boxes`, found {names}")
+        arrays = read_mat(path, ("boxes", "images"))
+    except FileFormatError as e:
+        raise ProposalError(str(e)) from None
+    if arrays.get("boxes") is None:
+        raise ProposalError(f"{path}: expected an array `boxes`, found {', '.join(arrays) or 'nothing'}")
     return arrays
 
 
-def _check_expansion(path: str | Path) -> None:
-    """Raise ValueError for a file of another format than MATLAB's 5 to 7.3, and for one that unpacks to too much."""
-    with open(path, "rb") as file:
-        order = {b"IM": "<", b"MI": ">"}.get(file.read(_HEAD)[_HEAD - 2 :])
-        if order is None:
-            raise ValueError("it has no header of the formats 5 to 7.2")
-        size, total = os.fstat(file.fileno()).st_size, 0
-        while len(tag := file.read(8)) == 8:
-            kind, length = struct.unpack(f"{order}II", tag)
-            if kind != _COMPRESSED:
-                file.seek(length, os.SEEK_CUR)
-                continue
-            unpacked = zlib.decompressobj()
-            packed = file.read(min(length, size))
-            while packed and not unpacked.eof:
-                total += len(unpacked.decompress(packed, _STEP))
-                packed = unpacked.unconsumed_tail
-                if total > max(FREE_BYTES, MAX_EXPANSION * size):
-                    raise ValueError(f"{size} bytes that unpack to more than {total}")
-
-
-def _checked(boxes: np.ndarray, where: str | Path) -> np.ndarray:
+def _checked(boxes: Any, where: str | Path) -> np.ndarray:
     """Boxes as int32, signed so that subtracting 1 cannot wrap around."""
+    if not isinstance(boxes, np.ndarray):
+        raise ProposalError(f"{where}: expected boxes (n, 4), found a {'text' if isinstance(boxes, str) else 'cell'}")
     if boxes.size == 0:
         return np.zeros((0, 4), np.int32)
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ProposalError(f"{where}: expected boxes (n, 4), found {boxes.dtype} {boxes.shape}")
-    whole = boxes.astype(np.int32)
+    whole = np.clip(np.nan_to_num(boxes), 0, 2**30).astype(np.int32)  # which no image reaches
     if not (whole == boxes).all():
         raise ProposalError(f"{where}: expected whole pixels, found {boxes[(whole != boxes).any(axis=1)][0]}")
     return whole

@@ -257,13 +257,14 @@ def test_says_what_is_wrong_with_a_database(database, tmp_path, monkeypatch):
     with pytest.raises(LayerError, match=r"data_param.source, actual none"):
         net_of("Data", "data_param { backend: LMDB batch_size: 2 }")
     (tmp_path / "text").write_text("no database\n" * 1000)
-    with pytest.raises(LayerError, match="text: cannot be opened as an LMDB"):
+    with pytest.raises(LayerError, match="text: damaged, or no LMDB: no head of an LMDB"):
         data_net(tmp_path / "text")
     with pytest.raises(LayerError, match="an LMDB without records"):
         data_net(write(tmp_path / "none", []))
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(LayerError, match="need the Python package lmdb: pip install lmdb"):
-        data_net(database)
+    with pytest.raises(CaffeliteError, match="needs the Python package lmdb: pip install lmdb"):
+        write(tmp_path / "new", [])
+    data_net(database).forward()  # reading needs none
 
 
 def test_a_file_cut_off_does_not_end_the_process(tmp_path):

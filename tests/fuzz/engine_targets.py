@@ -1,4 +1,4 @@
-"""What is done with damaged inputs: each target makes one from a random stream and uses it as a user would."""
+"""What the engine is given: each target makes a damaged input from a random stream and uses it as a user would."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+import cv2
 import h5py
 import lmdb
 import numpy as np
@@ -15,12 +16,14 @@ import numpy as np
 import caffelite as caffe
 from caffelite import proto
 from caffelite.errors import CaffeliteError
+from caffelite.layers.data.database import Database, new_database
 from caffelite.proto.weights import read_blobproto
 from tests.fuzz import seeds
 from tests.fuzz.mutations import mutate_bytes, mutate_message, mutate_text
 
 SMALL = 100_000  # numbers in a net's blobs and parameters; nets that declare more are built but not run
 PASSES = 3  # most passes that a solver may ask for in one iteration or test; more is no hang, but what it asked for
+PAGE = 4096  # of a database
 WEIGHTS = seeds.ENGINE_DATA / "weights"
 
 
@@ -103,6 +106,34 @@ def records(random: Random) -> str:
     return _run(_net(text, random), random)
 
 
+def database(random: Random) -> str:
+    """Reads all records of a damaged database."""
+    pages = bytearray(random.choice(_databases()))
+    for _ in range(random.choice((1, 1, 2, 5))):
+        # most of a page is empty: its header and the records' places are in front, the records at its end
+        page = random.randrange(max(1, len(pages) // PAGE)) * PAGE
+        at = page + random.choice((random.randrange(40), random.randrange(200), random.randrange(PAGE)))
+        pages[at : at + 8] = mutate_bytes(bytes(pages[at : at + 8]), random)[:8].ljust(8, b"\0")
+    Path("data.mdb").write_bytes(mutate_bytes(bytes(pages), random) if random.random() < 0.1 else pages)
+    records = Database("data.mdb")
+    for i in range(min(len(records), 500)):
+        records.read(i, "Datum")
+    return f"{len(records)} records"
+
+
+def lists(random: Random) -> str:
+    """Reads a damaged list of images and labels, which has images that are there."""
+    Path("seed.png").write_bytes(_picture())
+    text = "".join(f"seed.png {i}\n" for i in range(3))
+    Path("images.txt").write_bytes(mutate_bytes(text.encode(), random))
+    net = _net(
+        'layer { name: "data" type: "ImageData" top: "data" top: "label" '
+        'image_data_param { source: "images.txt" batch_size: 2 } }',
+        random,
+    )
+    return _run(net, random)
+
+
 def mean(random: Random) -> str:
     """Reads a damaged .binaryproto."""
     Path("mean").write_bytes(mutate_bytes((WEIGHTS / "mean.binaryproto").read_bytes(), random))
@@ -121,20 +152,6 @@ def hdf5_data(random: Random) -> str:
     return _run(net, random)
 
 
-# how often each is chosen
-TARGETS = {
-    net_text: 10,
-    solver_text: 2,
-    caffemodel: 2,
-    hdf5_weights: 1,
-    solverstate: 1,
-    hdf5_solverstate: 1,
-    records: 4,
-    mean: 1,
-    hdf5_data: 1,
-}
-
-
 def warm_up() -> None:
     """Run every layer's net undamaged, which compiles and loads the kernels, and make the files to be damaged."""
     generator = np.random.default_rng(1)
@@ -150,13 +167,7 @@ def warm_up() -> None:
             net.backward()
     for extension in ("caffemodel", "caffemodel.h5", "solverstate", "solverstate.h5"):
         _weights(extension)
-    _parsed_nets(), _records(), _hdf5_data()
-
-
-def target_of(number: int, seed: int):
-    """The target of input `number`, and the random stream that makes the input."""
-    random = Random(f"{seed} {number}")
-    return random.choices(list(TARGETS), TARGETS.values())[0], random
+    _parsed_nets(), _records(), _hdf5_data(), _databases(), _picture()
 
 
 @cache
@@ -185,6 +196,24 @@ def _records() -> list[tuple[str, list[bytes]]]:
 
 def _records_of(kind: str) -> list[bytes]:
     return [value for other, values in _records() if other == kind for value in values]
+
+
+@cache
+def _databases() -> list[bytes]:
+    """Databases of a single page, of many, and with records that need pages of their own."""
+    found = []
+    for name, (count, size) in {"one": (3, 10), "deep": (400, 30), "large": (5, 9000)}.items():
+        with new_database(f"seed_{name}") as put:
+            for i in range(count):
+                put(f"{i:08}", proto.message("Datum")(data=bytes(size), label=i).SerializeToString())
+        found.append(Path(f"seed_{name}/data.mdb").read_bytes())
+        shutil.rmtree(f"seed_{name}")
+    return found
+
+
+@cache
+def _picture() -> bytes:
+    return cv2.imencode(".png", np.arange(60, dtype=np.uint8).reshape(4, 5, 3))[1].tobytes()
 
 
 @cache
