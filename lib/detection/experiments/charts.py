@@ -101,13 +101,14 @@ def range_chart(rows: Sequence[Range]) -> str:
             parts.append(f'<path class="published" d="M{x:.1f} {y - 6}l6 6l-6 6l-6 -6z"/>')
         if row.value is not None:
             parts.append(f'<circle class="here" cx="{at(row.value):.1f}" cy="{y}" r="4.5"/>')
-    legend = (
-        '<li><svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">'
-        '<circle class="here" cx="6" cy="6" r="4.5"/></svg> here</li>'
-        '<li><svg viewBox="0 0 24 12" width="24" height="12" aria-hidden="true">'
-        '<path class="band" d="M0 6H24"/></svg> band of chance</li>'
-        '<li><svg viewBox="0 0 14 14" width="14" height="14" aria-hidden="true">'
-        '<path class="published" d="M7 1l6 6l-6 6l-6 -6z"/></svg> published</li>'
+    keys = [("here", '<circle class="here" cx="12" cy="6" r="4.5"/>')]
+    if any(row.low is not None for row in rows):
+        keys.append(("band of chance", '<path class="band" d="M4 6H20"/>'))
+    if any(row.published is not None for row in rows):
+        keys.append(("published", '<path class="published" d="M12 1l5 5l-5 5l-5 -5z"/>'))
+    legend = "".join(
+        f'<li><svg viewBox="0 0 24 12" width="24" height="12" aria-hidden="true">{mark}</svg> {name}</li>'
+        for name, mark in keys
     )
     svg = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="mAP in %">{"".join(parts)}</svg>'
     return f'<figure>{svg}<ul class="legend">{legend}</ul></figure>'

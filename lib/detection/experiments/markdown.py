@@ -23,6 +23,7 @@ def render(report: dict[str, Any]) -> str:
             for row in rows
         ],
     )  # fmt: skip
+    parts += [line for note in report["notes"] for line in ("", text(note))]
     warnings = [("all rows", one) for one in report["warnings"]]
     warnings += [(row["label"], one) for row in rows for one in row["warnings"]]
     if warnings:

@@ -30,7 +30,7 @@ def render(report: dict[str, Any]) -> str:
     rows = report["rows"]
     style = Path(__file__).with_name("page.css").read_text()
     sections = [
-        ("result", "Result", _result(rows)),
+        ("result", "Result", _result(report)),
         ("warnings", "Warnings", _warnings(report)),
         ("classes", "AP per class", _classes(rows)),
         ("training", "Training", _training(rows)),
@@ -56,7 +56,8 @@ def safe(text: Any) -> str:
     return escape(str(text), quote=True)
 
 
-def _result(rows: Sequence[dict]) -> str:
+def _result(report: dict) -> str:
+    rows = report["rows"]
     ranges = [
         Range(row["label"], *(_percent(x) for x in (
             row["mAP"], (row["band"] or {}).get("low"), (row["band"] or {}).get("high"), row["published"]
@@ -82,6 +83,7 @@ def _result(rows: Sequence[dict]) -> str:
         labels = [row["label"] for row in rows if row["published_note"] == note]
         whose = "" if len(labels) == len(rows) else f" ({'; '.join(labels)})"
         parts.append(f'<p class="soft">Published: {safe(note + whose)}</p>')
+    parts += [f'<p class="soft">{safe(note)}</p>' for note in report["notes"]]
     parts += [f'<p class="soft">Measured: {safe(text)}</p>' for text in dict.fromkeys(row["metric"] for row in rows)]
     return "".join(parts)
 

@@ -41,14 +41,15 @@ class ReportError(CaffeliteError):
     """Results that cannot be reported: names the file and what it lacks."""
 
 
-def write(folder: str | Path, title: str | None = None, order: Sequence[str] = ()) -> Path:
+def write(folder: str | Path, title: str | None = None, order: Sequence[str] = (), notes: Sequence[str] = ()) -> Path:
     """Write report.html, report.json and report.md to a study's folder; returns the page.
 
-    `title`: by default the study's name. `order`: names of rows that come first, in this order. Raises ReportError
-    where there is no result, or one is damaged; a missing file of a result is told in the report.
+    `title`: by default the study's name. `order`: names of rows that come first, in this order. `notes`: what a reader
+    should know of the published numbers. Raises ReportError where there is no result, or one is damaged; a missing file
+    of a result is told in the report.
     """
     folder = Path(folder)
-    report = collect(folder, title, order)
+    report = collect(folder, title, order, notes)
     (folder / "report.json").write_text(json.dumps(without_points(report), indent=1, allow_nan=False) + "\n")
     (folder / "report.md").write_text(markdown.render(report), encoding="utf-8")
     path = folder / "report.html"
@@ -56,8 +57,10 @@ def write(folder: str | Path, title: str | None = None, order: Sequence[str] = (
     return path
 
 
-def collect(folder: str | Path, title: str | None = None, order: Sequence[str] = ()) -> dict[str, Any]:
-    """All that the report says: `title`, `study`, `rows`, `warnings`, `machines`.
+def collect(
+    folder: str | Path, title: str | None = None, order: Sequence[str] = (), notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """All that the report says: `title`, `study`, `notes`, `rows`, `warnings` of all rows, `machines`.
 
     A row has `row`, `label`, `metric`, `runs` (its results, best known first), `mAP` (their mean), `spread` (their
     standard deviation, None for one), `band`, `published`, `difference`, `verdict`, `warnings`. Raises ReportError.
@@ -72,12 +75,16 @@ def collect(folder: str | Path, title: str | None = None, order: Sequence[str] =
         groups.setdefault(run["row"], []).append(run)
     names = sorted(groups, key=lambda name: list(order).index(name) if name in order else len(order))
     rows = [_row(sorted(groups[name], key=lambda run: run["seed"])) for name in names]
+    shared = [text for text in rows[0]["warnings"] if len(rows) > 1 and all(text in row["warnings"] for row in rows)]
+    for row in rows:
+        row["warnings"] = [text for text in row["warnings"] if text not in shared]
     return {
         "format": FORMAT,
         "title": title or rows[0]["runs"][0]["study"],
         "study": rows[0]["runs"][0]["study"],
         "rows": rows,
-        "warnings": _common_warnings(rows),
+        "notes": list(notes),
+        "warnings": shared + _common_warnings(rows),
         "machines": sorted({run["versions"].get("machine", "unknown") for row in rows for run in row["runs"]}),
     }
 
@@ -93,6 +100,12 @@ def read_result(file: Path) -> dict[str, Any]:
     for key, kind in _REQUIRED.items():
         if not isinstance(result.get(key), kind):
             raise ReportError(f"{file}: expected {key} ({kind.__name__}), found {str(result.get(key))[:60]}")
+    for key in ("scores", "published"):
+        aps = result[key].get("AP") or {}
+        if not isinstance(aps, dict) or not all(ap is None or isinstance(ap, int | float) for ap in aps.values()):
+            raise ReportError(f"{file}: expected {key}.AP as numbers by class, found {str(aps)[:60]}")
+    if not all(isinstance(data, dict) for data in result["data"].values()):
+        raise ReportError(f"{file}: expected data as a description of each side, found {str(result['data'])[:60]}")
     folder, lacking = file.parent, []
     root = folder.parent.parent.resolve()
 
@@ -164,10 +177,10 @@ def verdict(row: dict[str, Any]) -> str:
     run, band = row["runs"][0], row["band"]
     if row["mAP"] is None:
         return "no mAP"
-    if row["published"] is None:
-        return "nothing published"
     if run.get("scaled_down"):
         return "not comparable: scaled down"
+    if row["published"] is None:
+        return "nothing published"
     if band is None:
         return "no band of chance known"
     if band["low"] <= row["published"] <= band["high"]:

@@ -121,7 +121,7 @@ def run(study: Study, names: Sequence[str] = (), settings: Settings = Settings()
 def write_report(study: Study, settings: Settings = Settings()) -> Path:
     """Write the report of all results of a study that there are; returns the page. Raises ReportError."""
     title = f"{study.title} ({study.source})"
-    return report.write(settings.output / study.name, title, [row.name for row in study.rows])
+    return report.write(settings.output / study.name, title, [row.name for row in study.rows], study.notes)
 
 
 def run_row(row: Row, settings: Settings) -> Path:

@@ -43,6 +43,7 @@ def test_many_curves_differ():
 def test_ranges():
     chart = range_chart([Range("a", 57.0, 55.0, 59.0, 58.0), Range("b", None, published=60.0), Range("c", 50.0)])
     assert (chart.count('class="band"'), chart.count('class="published"'), chart.count('class="here"')) == (2, 3, 3)
+    assert "published" not in range_chart([Range("a", 57.0, 55.0, 59.0)]), "not in the legend either"
     assert range_chart([Range("a", None)]) == range_chart([]) == ""
     assert "nan" not in range_chart([Range("a", 50.0)])
 

@@ -112,6 +112,7 @@ def test_rows_beside_the_published_numbers(tmp_path):
         ({"published": {"mAP": 0.6}, "mean_ap": 0.57}, "below the published number"),
         ({"published": {"mAP": 0.5}}, "above the published number"),
         ({"scaled_down": "8 images"}, "not comparable: scaled down"),
+        ({"scaled_down": "8 images", "published": {}}, "not comparable: scaled down"),
         ({"mean_ap": None}, "no mAP"),
         ({"with_files": False}, "no band of chance known"),
     ],
@@ -149,6 +150,18 @@ def test_warnings(tmp_path):
     ]  # fmt: skip
     text = read(tmp_path).text
     assert all(warning in text for row in content["rows"] for warning in row["warnings"])
+
+
+def test_what_holds_for_all_rows_is_told_once(tmp_path):
+    for row, deviations in (("a", ["no flips", "more"]), ("b", ["no flips"])):
+        write_result(tmp_path, row, deviations=deviations)
+    content = report.collect(tmp_path, notes=["the author's spread is 0.2"])
+    assert content["warnings"][0] == "deviation: no flips"
+    assert [row["warnings"] for row in content["rows"]] == [["deviation: more"], []]
+    report.write(tmp_path, notes=["the author's spread is 0.2"])
+    for file in ("report.html", "report.md"):
+        text = html.unescape((tmp_path / file).read_text())
+        assert text.count("no flips") == 1 and text.count("the author's spread") == 1
 
 
 def test_missing_damaged_and_foreign_files_are_told(tmp_path):
@@ -202,11 +215,17 @@ def test_the_page_needs_nothing_beside_itself(tmp_path):
         ("[]", "expected a result of format 1"),
         ('{"format": 2}', "expected a result of format 1"),
         ('{"format": 1, "study": 3}', r"expected study \(str\), found 3"),
+        ({"scores": {"AP": [1]}}, r"expected scores\.AP as numbers by class, found \[1\]"),
+        ({"published": {"AP": {"cat": "high"}}}, r"expected published\.AP as numbers"),
+        ({"data": {"train": 3}}, "expected data as a description of each side"),
     ],
 )
 def test_damaged_results(tmp_path, content, message):
-    write_result(tmp_path)
-    (tmp_path / "default" / "result.json").write_text(content)
+    if isinstance(content, str):
+        write_result(tmp_path)
+        (tmp_path / "default" / "result.json").write_text(content)
+    else:
+        write_result(tmp_path, **content)
     with pytest.raises(ReportError, match=rf"default/result\.json: {message}"):
         report.write(tmp_path)
 
