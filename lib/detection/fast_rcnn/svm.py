@@ -96,7 +96,7 @@ def linear_svm(
                 w += (new - alpha[i]) * rows[i]
                 alpha[i] = new
         if most - least <= tolerance:
-            if len(active) == len(rows):
+            if len(kept) == len(rows):
                 return w[:-1], w[-1] * bias, True
             active, highest, lowest = np.arange(len(rows)), np.inf, -np.inf  # were those left out left out rightly?
         else:
@@ -115,17 +115,17 @@ class ClassSvm:
     def __init__(self, name: str, positives: np.ndarray, scale: float, options: SvmOptions):
         self.name, self.positives, self.scale, self.options = name, positives, scale, options
         self.negatives = np.empty((0, positives.shape[1]), np.float32)
-        self.added = 0
+        self.added: list[np.ndarray] = []
 
     def add(self, features: np.ndarray) -> bool:
         """Take hard negatives (n, d); whether it is time to train."""
-        self.negatives = np.vstack((self.negatives, features))
-        self.added += len(features)
-        return self.added > self.options.retrain_after
+        self.added.append(features)
+        return sum(map(len, self.added)) > self.options.retrain_after
 
     def train(self) -> tuple[np.ndarray, float]:
         """Weights (d,) and intercept from all there is; easy negatives are forgotten."""
         o = self.options
+        self.negatives, self.added = np.vstack((self.negatives, *self.added)), []
         features = np.vstack((self.positives, self.negatives)) * np.float32(self.scale)
         labels = np.repeat([1.0, -1.0], [len(self.positives), len(self.negatives)])
         costs = np.where(labels > 0, o.cost * o.positive_weight, o.cost)
@@ -136,7 +136,6 @@ class ClassSvm:
         hard = scores >= o.evict_score
         if hard.any():
             self.negatives = self.negatives[hard]
-        self.added = 0
         logger.debug("SVM of %s: %d positives, %d negatives kept", self.name, len(self.positives), len(self.negatives))
         return w * self.scale, b
 

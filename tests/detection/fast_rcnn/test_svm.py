@@ -77,11 +77,22 @@ def test_it_is_scikit_learns(seed):
     assert b == pytest.approx(theirs.intercept_[0], abs=1e-3)
 
 
-def test_without_convergence_it_is_said(caplog, default_cfg):
+def test_the_same_seed_gives_the_same_bits():
+    features, labels, costs = problem()
+    one, same, other = (linear_svm(features, labels, costs, 10.0, seed)[0] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_without_convergence_it_is_said(caplog, default_cfg, monkeypatch):
     features, labels, costs = problem()
     assert not linear_svm(features, labels, costs, 10.0, tolerance=1e-9, max_passes=2)[2]
-    a, b = (linear_svm(features, labels, costs, 10.0, seed=s)[0] for s in (3, 3))
-    np.testing.assert_array_equal(a, b)
+    monkeypatch.setattr(linear_svm, "__defaults__", (3, 1e-9, 2))
+    svm = ClassSvm("red", features[labels > 0], 1.0, SvmOptions())
+    svm.add(features[labels < 0])
+    svm.train()
+    assert "SVM of red: not converged with 120 examples" in caplog.text
 
 
 def test_scaled_features_and_weights_for_plain_ones(default_cfg):
@@ -103,7 +114,7 @@ def test_when_it_is_trained_and_what_is_forgotten(default_cfg):
     scores = negatives @ w + b
     assert 0 < (scores < -0.9).sum() < len(scores)
     np.testing.assert_array_equal(svm.negatives, negatives[scores >= -0.9])
-    assert svm.added == 0 and not svm.add(negatives[:1])
+    assert not svm.added and not svm.add(negatives[:1])
     all_easy = ClassSvm("red", features[labels > 0], 1.0, SvmOptions(evict_score=np.inf))
     all_easy.add(negatives)
     all_easy.train()
