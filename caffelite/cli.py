@@ -10,6 +10,7 @@ import logging
 import platform
 import signal
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from caffelite.errors import CaffeliteError
 from caffelite.layers.python import allow_python
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.solver import get_solver
+from caffelite.solver.lock import locked
+from caffelite.solver.signals import Signals, Stopped
 from caffelite.timer import layer_times
 
 PHASES = {"TRAIN": TRAIN, "TEST": TEST}
@@ -27,7 +30,7 @@ PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for wrong options, 130 after
-    Ctrl-C."""
+    Ctrl-C, 143 after SIGTERM."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -41,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as e:
         print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         print("caffelite: stopped", file=sys.stderr)
-        return 130
+        return e.status if isinstance(e, Stopped) else 130
     except MemoryError as e:
         print(f"caffelite: out of memory ({e}): use smaller images or a smaller batch", file=sys.stderr)
         return 1
@@ -131,7 +134,7 @@ def _at_least_1(text: str) -> int:
     return int(text)
 
 
-def train(options) -> None:
+def train(options) -> int:
     """caffelite train"""
     if options.weights and options.snapshot:
         raise CaffeliteError("give either --weights (to fine-tune) or --snapshot (to continue), not both")
@@ -143,31 +146,13 @@ def train(options) -> None:
         print(solver.net.copy_from(path))
         for net in solver.test_nets:
             net.copy_from(path)
-    solver.set_action(_Signals(options.sigint_effect, options.sighup_effect))
-    solver.solve(options.snapshot or None)
-
-
-class _Signals:
-    """Turns SIGINT and SIGHUP into solver actions; a second SIGINT stops the process at once."""
-
-    def __init__(self, sigint_effect: str, sighup_effect: str):
-        self.effects = {signal.SIGINT: sigint_effect}
-        if hasattr(signal, "SIGHUP"):
-            self.effects[signal.SIGHUP] = sighup_effect
-        self.pending = None
-        for number in self.effects:
-            signal.signal(number, self._note)
-
-    def _note(self, number, frame) -> None:
-        effect = self.effects[number]
-        if effect != "none":
-            self.pending = effect
-        if number == signal.SIGINT and effect == "stop":
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def __call__(self):
-        pending, self.pending = self.pending, None
-        return pending
+    prefix = param.snapshot_prefix
+    writes = param.snapshot or param.snapshot_after_train
+    with locked(prefix) if writes else nullcontext(), Signals(options.sigint_effect, options.sighup_effect) as signals:
+        solver.set_action(signals)
+        solver.solve(options.snapshot or None)
+    # Ctrl-C is a way to end a training as good as others, as for `caffe`; who sends SIGTERM wants to know
+    return 128 + signal.SIGTERM if signals.stopped_by == signal.SIGTERM else 0
 
 
 def test(options) -> None:

@@ -18,6 +18,7 @@ try:
     import caffelite
     from caffelite.backend import kernels
     from caffelite.errors import BackendError, CaffeliteError
+    from caffelite.solver.signals import Stopped
     from detection import datasets
 except ModuleNotFoundError as missing:
     python = ROOT / ".venv" / "bin" / "python"
@@ -74,10 +75,12 @@ def add_data(options: argparse.ArgumentParser, imdb: str) -> None:
 def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     """Select the device, if there are options for it, and call main(args).
 
-    The exit status: main's or 0; 1 after an error, 2 for a device or a compiler that is not there, 130 after Ctrl-C.
+    The exit status: main's or 0; 1 after an error, 2 for a device or a compiler that is not there, 130 after Ctrl-C,
+    143 after SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("detection").setLevel(logging.INFO)
+    for name in ("detection", "caffelite.kernels"):
+        logging.getLogger(name).setLevel(logging.INFO)
     if "gpu" in args:
         try:
             _select_device(args)
@@ -98,7 +101,7 @@ def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespa
         return 1
     except KeyboardInterrupt as e:
         print(e if e.args else "stopped", file=sys.stderr)
-        return 130
+        return e.status if isinstance(e, Stopped) else 130
 
 
 def _select_device(args: argparse.Namespace) -> None:

@@ -9,8 +9,9 @@ Without options: the default job, a small net on the generated data set `shapes`
       --imdb voc_2007_trainval --gpu 0
 
 The model, its snapshots, the loss of every iteration and a training curve go where the solver's snapshot_prefix says.
-Ctrl-C ends the training after the iteration under way, with a snapshot from which --snapshot goes on, bit for bit.
-tools/test_net.py tests the newest one.
+Ctrl-C and SIGTERM end the training after the iteration under way, with a snapshot from which --resume goes on, bit for
+bit, as it does after a crash; SIGHUP makes a snapshot. tools/plot.py draws and compares the losses, tools/test_net.py
+tests the newest model.
 """
 
 import secrets
@@ -26,7 +27,7 @@ def main(args) -> None:
     seed = secrets.randbits(31) if args.rand else None
     model = jobs.train(
         args.solver, args.imdb, args.iters, args.weights, args.snapshot, args.proposals, args.output, args.strict,
-        args.fit_classes, seed,
+        args.fit_classes, seed, args.resume, args.force_resume,
     )  # fmt: skip
     print(f"trained model: {model}")
 
@@ -38,6 +39,12 @@ if __name__ == "__main__":
     parser.add_argument("--iters", type=int, metavar="N", help="iterations (default: the solver's max_iter)")
     parser.add_argument("--weights", metavar="FILE", help="start from these weights (several with commas)")
     parser.add_argument("--snapshot", metavar="FILE", help="continue exactly from this .solverstate")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue exactly from the newest intact snapshot, if there is one"
+    )
+    parser.add_argument(
+        "--force-resume", action="store_true", help="continue even if options, net or data differ from the snapshot's"
+    )
     _common.add_config(parser, "the solver")
     _common.add_python(parser)
     _common.add_data(parser, "shapes_train")

@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,7 @@ _POINTEES = {
     "unsigned char": np.dtype(np.uint8),
 }
 log = logging.getLogger("caffelite")
+progress = logging.getLogger("caffelite.kernels")  # of its own, so that a tool can show it alone
 _threads = 0
 # GNU OpenMP's threads spin for milliseconds before they sleep: on a busy machine they take the cores that others need
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -211,6 +213,7 @@ class KernelFamily:
 
 
 _loaded: list[ctypes.CDLL] = []
+_compilers: list[Path] = []
 
 
 def compiler() -> list[str]:
@@ -247,16 +250,19 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
         return library
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _announce(" ".join(command), folder)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             file, built = Path(work) / f"{family}.cc", Path(work) / "built.so"
             file.write_text(text)
-            run = _compile(command, flags, file, built)
+            errors = _compile(command, flags, file, built)
             plain = [flag for flag in flags if flag not in openmp]
-            if run.returncode and openmp and not _compile(command, plain, file, built).returncode:
+            if errors is not None and openmp and _compile(command, plain, file, built) is None:
                 log.warning("%s has no OpenMP: the %s kernels run on one thread", " ".join(command), family)
-            elif run.returncode:
-                text = f"{' '.join(command)} could not compile the {family} kernels:\n{run.stderr[-2000:]}"
+            elif errors is not None:
+                text = f"{' '.join(command)} could not compile the {family} kernels:\n{errors[-2000:]}"
                 raise BackendError(text.rstrip())
+            with open(built, "rb+") as written:
+                os.fsync(written.fileno())
             os.replace(built, library)  # atomic: two processes may build at once
     except OSError as e:
         raise BackendError(
@@ -265,8 +271,38 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
     return library
 
 
-def _compile(command: list[str], flags: list[str], file: Path, built: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([*command, *flags, str(file), "-o", str(built)], capture_output=True, text=True)
+@functools.cache
+def _announce(command: str, folder: Path) -> None:
+    progress.info("compiling CPU kernels with %s; it is done once, they are kept in %s", command, folder)
+
+
+def compiling() -> bool:
+    """Whether a compiler is at work for this process."""
+    return bool(_compilers)
+
+
+def _compile(command: list[str], flags: list[str], file: Path, built: Path) -> str | None:
+    """Run the compiler; returns what it complains of, None where it succeeds. Raises BackendError if it is killed."""
+    _compilers.append(file)
+    try:
+        # in a session of its own Ctrl-C does not reach it: we end it, with its children and files, and nobody takes
+        # a compiler that was interrupted for one that found errors
+        process = subprocess.Popen(
+            [*command, *flags, str(file), "-o", str(built)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True, env={**os.environ, "TMPDIR": str(file.parent)},
+        )  # fmt: skip
+        try:
+            errors, _ = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+    finally:
+        _compilers.remove(file)
+    if process.returncode < 0:
+        raise BackendError(f"{' '.join(command)} was ended by signal {-process.returncode} at {file.name}: try again")
+    return errors if process.returncode else None
 
 
 @functools.cache

@@ -1,8 +1,10 @@
 """Messages in files: text and binary, nets and solvers with old formats upgraded, and replacing a file in one step."""
 
+import errno
+import glob
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from google.protobuf.message import DecodeError, Message
@@ -61,7 +63,7 @@ def read_solver(path: str | Path) -> Message:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`; the file written there replaces `path` at the end, or vanishes on an error.
 
-    Raises CaffeliteError if the system refuses.
+    The file and then its name are on the disk when this ends. Raises CaffeliteError if the system refuses.
     """
     path = Path(path)
     # beside it, because only within one file system the replacement is a single step
@@ -71,10 +73,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise CaffeliteError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
+        # where even this is refused, the error above says more
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(prefix: str | Path) -> None:
+    """Delete what `replacing` left of files whose names begin with `prefix` in processes that were killed."""
+    prefix = Path(prefix)
+    for temporary in prefix.parent.glob(f".{glob.escape(prefix.name)}*.tmp"):
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems over a network have no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _read_text(path: str | Path, type_name: str) -> tuple[Message, list[tuple[str, int]]]:

@@ -1,4 +1,4 @@
-"""Solvers: the training loop, the update rules, the rate policies, and snapshots."""
+"""Solvers: the training loop, the update rules, the rate policies, snapshots, signals and locks."""
 
 from caffelite.solver.solver import (
     AdaDeltaSolver,

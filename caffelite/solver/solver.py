@@ -15,7 +15,7 @@ import numpy as np
 from caffelite import proto
 from caffelite.backend import random, xp
 from caffelite.blob import Blob
-from caffelite.errors import SolverError
+from caffelite.errors import CaffeliteError, SolverError
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.proto import weights as weight_files
 from caffelite.solver import policies
@@ -64,6 +64,7 @@ class Solver:
         self._callbacks: list[tuple] = []
         self._losses: deque[float] = deque()
         self._action = None
+        self._snapshot_at: int | None = None
 
         self.net = self._train_net()
         for weights in p.weights:
@@ -88,7 +89,7 @@ class Solver:
                 self.test_all()
                 if self.requested_early_exit:
                     break
-            for on_start, _ in self._callbacks:
+            for on_start, _, _ in self._callbacks:
                 on_start()
             display = bool(p.display and self.iter % p.display == 0)
             self.net.debug_info = display and p.debug_info
@@ -98,14 +99,16 @@ class Solver:
                 self.net.pass_state.number = self.iter * p.iter_size + k
                 loss += self.net._forward(0, len(self.net.layers) - 1)
                 self.net._backward(len(self.net.layers) - 1, 0)
+                for _, _, on_pass in self._callbacks:
+                    on_pass()
             loss /= p.iter_size
             self._smooth(loss)
             if display:
                 log.info("Iteration %d, loss = %.6g", self.iter, self.smoothed_loss)
                 self._log_outputs(self.net, [self.net.blobs[n].data.ravel() for n in self.net.outputs], "Train")
-            for _, on_gradients_ready in self._callbacks:
-                on_gradients_ready()
-            self.apply_update()
+            answers = [on_gradients_ready() for _, on_gradients_ready, _ in self._callbacks]
+            if not any(isinstance(answer, str) and answer == "skip" for answer in answers):
+                self.apply_update()
             self.iter += 1
             if self._obey(snapshot_due=p.snapshot > 0 and self.iter % p.snapshot == 0):
                 break
@@ -121,7 +124,7 @@ class Solver:
         if p.snapshot_after_train:
             self._check_snapshot_prefix()
         self.step(p.max_iter - self.iter)
-        if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot):
+        if p.snapshot_after_train and self._snapshot_at != self.iter:
             self.snapshot()
         if self.requested_early_exit:
             log.info("Optimization stopped early, at iteration %d", self.iter)
@@ -169,9 +172,10 @@ class Solver:
         log.info("Gradient clipping: scaling down gradients (L2 norm %.6g > %g) by %.6g", norm, limit, limit / norm)
         return limit / norm
 
-    def add_callback(self, on_start, on_gradients_ready) -> None:
-        """Call on_start() before each iteration and on_gradients_ready() before each update."""
-        self._callbacks.append((on_start, on_gradients_ready))
+    def add_callback(self, on_start, on_gradients_ready, on_pass=lambda: None) -> None:
+        """Call on_start() before each iteration, on_pass() after each forward and backward pass, of which an iteration
+        has iter_size, and on_gradients_ready() before each update, which is left out if it answers "skip"."""
+        self._callbacks.append((on_start, on_gradients_ready, on_pass))
 
     def set_action(self, action) -> None:
         """Ask action() after each iteration and before each pass of a test.
@@ -184,7 +188,10 @@ class Solver:
         """Do what the action asks for; returns whether it asks to stop."""
         request = self._action() if self._action else None
         if snapshot_due or request in ("snapshot", "snapshot_stop"):
-            self.snapshot()
+            try:
+                self.snapshot()
+            except CaffeliteError as e:
+                log.error("No snapshot of iteration %d, training goes on: %s", self.iter, e)
         stop = request in ("stop", "snapshot_stop")
         self.requested_early_exit |= stop
         return stop
@@ -235,11 +242,15 @@ class Solver:
         model, state = (f"{stem}{suffix}{'.h5' if hdf5 else ''}" for suffix in (".caffemodel", ".solverstate"))
         (self.net.save_hdf5 if hdf5 else self.net.save)(model, p.snapshot_diff)
         weight_files.write_solverstate(state, self.iter, model, self.current_step, [b.data for b in self.history])
+        self._snapshot_at = self.iter
         log.info("Snapshot: %s and %s", model, state)
         return model, state
 
     def restore(self, path) -> None:
-        """Continue from a .solverstate(.h5) and the weights it names. Raises SolverError, WeightsError."""
+        """Continue from a .solverstate(.h5) and the weights it names, those beside it if there are any of the name.
+
+        Raises SolverError, WeightsError.
+        """
         path = os.fspath(path)
         state = weight_files.read_solverstate(path)
         if len(state.history) != len(self.history):
@@ -250,13 +261,12 @@ class Solver:
             if not weight_files.shapes_match(values.shape, blob.shape):
                 raise SolverError(f"{path}: history blob {k} has shape {values.shape}, the net needs {blob.shape}")
         if state.learned_net:
-            model = Path(state.learned_net)
-            if not os.path.exists(model):
-                model = Path(path).parent / model.name  # moved together with its state
-            self.net.copy_from(model)
+            beside = Path(path).parent / Path(state.learned_net).name  # they may have been moved together
+            self.net.copy_from(beside if os.path.exists(beside) else state.learned_net)
         for blob, values in zip(self.history, state.history):
             blob.assign(values.reshape(blob.shape))
         self.iter, self.current_step = state.iter, state.current_step
+        self._snapshot_at = None
 
     # -- building ---------------------------------------------------------------------------------------------------
 

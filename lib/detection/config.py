@@ -76,6 +76,9 @@ class TrainOptions:
     SNAPSHOT_ITERS: int = 10000
     """Iterations between snapshots."""
 
+    SNAPSHOT_KEEP: int = 0
+    """Snapshots of a training that are kept, the newest ones; 0: all."""
+
     SNAPSHOT_INFIX: str = ""
     """Goes into the names of snapshots: <prefix>_<infix>_iter_<n>.caffemodel."""
 
@@ -84,6 +87,10 @@ class TrainOptions:
 
     ASPECT_GROUPING: bool = False
     """Pair images of one orientation, which saves padding where IMS_PER_BATCH is 2 (`py-faster-rcnn`)."""
+
+    NONFINITE: str = "stop"
+    """What a loss or gradient that is not finite does: `stop` the training, with a snapshot of the weights before it,
+    or `skip` that update."""
 
     USE_PREFETCH: bool = True
     """Read and scale the images of coming minibatches in threads (the minibatches are the same either way)."""
@@ -272,13 +279,15 @@ PROFILES: dict[str, dict] = {
 """In which options the two authors' codes differ; they are never mixed by accident."""
 
 _CHOICES = {
+    "TRAIN.NONFINITE": ("stop", "skip"),
     "TEST.SELECTION": ("rising", "threshold"),
     "PROPOSALS.METHOD": ("selective_search", "dense"),
     "PROPOSALS.MODE": ("fast", "quality"),
 }
 _LEAST = {
     "TRAIN.SCALES": 1, "TRAIN.MAX_SIZE": 1, "TRAIN.IMS_PER_BATCH": 1, "TRAIN.BATCH_SIZE": 1, "TRAIN.FG_FRACTION": 0,
-    "TRAIN.SNAPSHOT_ITERS": 1, "TEST.SCALES": 1, "TEST.MAX_SIZE": 1, "TEST.MAX_PER_CLASS": 1, "TEST.MAX_PER_SET": 1,
+    "TRAIN.SNAPSHOT_ITERS": 1, "TRAIN.SNAPSHOT_KEEP": 0, "TEST.SCALES": 1, "TEST.MAX_SIZE": 1, "TEST.MAX_PER_CLASS": 1,
+    "TEST.MAX_PER_SET": 1,
     "PROPOSALS.MAX_SIDE": 0, "PROPOSALS.MIN_SIZE": 0, "PROPOSALS.MAX_PROPOSALS": 0, "PROPOSALS.SEED": 0,
     "PROPOSALS.REPLACE_BY_DENSE": 0, "PROPOSALS.ADD_DENSE": 0, "PROPOSALS.DENSE_OVERLAP": 0.1,
     "PROPOSALS.DENSE_MIN_AREA": 1, "PROPOSALS.DENSE_MAX_RATIO": 1, "DEDUP_BOXES": 0, "RNG_SEED": 0,

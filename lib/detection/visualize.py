@@ -12,6 +12,7 @@ import numpy as np
 
 from caffelite.errors import FileFormatError
 from detection.evaluation.voc import Evaluation
+from detection.training_log import loss_names
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _PAPER = (32, 28, 26)
@@ -119,10 +120,14 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 def plot_training(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: str | Path, title: str = ""
 ) -> None:
-    """Write a picture of training curves: names with iterations and values, smoothed over 1/40 of their length."""
+    """Write a picture of training curves: names with iterations and values, smoothed over 1/40 of their length.
+
+    Values that are NaN are left out.
+    """
     figure, axes = _figure(title, "iteration", "loss")
     for n, (name, (iterations, values)) in enumerate(curves.items()):
         iterations, values = np.asarray(iterations, float), np.asarray(values, float)
+        iterations, values = iterations[np.isfinite(values)], values[np.isfinite(values)]
         colour = f"C{n}"
         window = max(1, len(values) // 40)
         axes.plot(iterations, values, color=colour, alpha=0.2, linewidth=0.8)
@@ -132,6 +137,17 @@ def plot_training(
             axes.plot(iterations, smooth, color=colour, label=f"{name}: {smooth[-1]:.3f} at the end")
     axes.set_ylim(bottom=0)
     _save(figure, axes, path, "upper right")
+
+
+def plot_logs(logs: Mapping[str, Mapping[str, np.ndarray]], path: str | Path) -> None:
+    """Write a picture of training logs (`detection.training_log.read_log`) by name: every loss of one log, or the
+    objectives of several."""
+    curves = {}
+    for title, columns in logs.items():
+        losses = loss_names(columns)
+        for name in losses if len(logs) == 1 else losses[:1]:
+            curves[name if len(logs) == 1 else title] = (columns["iter"], columns[name])
+    plot_training(curves, path, title if len(logs) == 1 else "")
 
 
 def plot_precision_recall(evaluation: Evaluation, path: str | Path) -> None:

@@ -108,3 +108,16 @@ def test_solvers_of_variants_write_models_of_their_own():
     ]
     assert len(set(prefixes)) == 5
     assert not any(one != other and one.startswith(f"{other}_") for one in prefixes for other in prefixes)
+
+
+@pytest.mark.parametrize("name", ["CaffeNet", "VGG_CNN_M_1024", "VGG16", "shapes"])
+def test_compressed_nets(name):
+    """They take what tools/compress_net.py makes of a model, and predict what the whole net does."""
+    model = MODELS[name]
+    net = caffe.Net(str(ROOT / model.folder / "compressed" / "test.prototxt"), caffe.TEST)
+    whole = caffe.Net(str(ROOT / model.folder / "test.prototxt"), caffe.TEST)
+    for layer, rank in model.ranks.items():
+        (outputs, inputs) = whole.params[layer][0].shape
+        assert net.params[f"{layer}_L"][0].shape == (rank, inputs)
+        assert net.params[f"{layer}_U"][0].shape == (outputs, rank)
+    assert sorted(net.outputs) == sorted(whole.outputs)

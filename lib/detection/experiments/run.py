@@ -56,8 +56,8 @@ class Settings:
         if self.scale:
             row = self.scale.row(row, self.output)
         if self.iterations:
-            whole = sum(stage.iterations for stage in row.stages)
-            text = f"{self.iterations} iterations in each of {len(row.stages)} stage(s) instead of {whole} in all"
+            whole = " and ".join(str(stage.iterations) for stage in row.stages)
+            text = f"{self.iterations} iterations{' per stage' * (len(row.stages) > 1)} instead of {whole}"
             stages = tuple(_shortened(row, stage, self.iterations) for stage in row.stages)
             row = replace(row, stages=stages, deviations=(*row.deviations, text))
         if self.search and row.proposals == "published":
@@ -189,30 +189,18 @@ def _train(row: Row, stage: Stage, before: Sequence[Training], dataset, data: Ma
     _write(folder / "identity.json", identity)
     _set_options(options)
     measure.reset_peak_memory()
-    snapshot = _newest_snapshot(folder)
     model = jobs.train(
         str(folder / "solver.prototxt"),
         row.train,
         stage.iterations,
-        weights=str(weights) if weights and not snapshot else None,
-        snapshot=snapshot,
+        weights=str(weights) if weights else None,
         proposals_file=proposals,
         output=str(folder),
+        resume=True,
     )
     peak = measure.peak_memory()
     _write(record, {"model": model.name, "peak": peak})
     return Training(key, folder, model, peak)
-
-
-def _newest_snapshot(folder: Path) -> str | None:
-    """The .solverstate of the last snapshot in a folder of which all files are there."""
-    parts = (".resume.npz", ".caffemodel")
-    states = [
-        path
-        for path in folder.glob("*.solverstate")
-        if all(path.with_name(path.stem + suffix).is_file() for suffix in parts)
-    ]
-    return str(max(states, key=lambda path: int(path.stem.rpartition("_")[2]))) if states else None
 
 
 def _finish(row: Row, training: Training, test_set, folder: Path, settings: Settings) -> tuple[Path, Path]:

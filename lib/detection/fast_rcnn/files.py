@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from caffelite import proto
 from caffelite.errors import CaffeliteError, WeightsError
+from caffelite.proto.files import replacing
 from detection.config import cfg
 from detection.datasets.voc import VOC_CLASSES
 
 
 def read_solver(path: str, dataset: str, output: str | None = None):
     """The SolverParameter of a file, its snapshot_prefix complete: in the folder `output` if given, else where the
-    prefix says, or if that names no folder, in output/<EXP_DIR>/<data set>. Raises CaffeliteError."""
+    prefix says, or if that names no folder, in output/<EXP_DIR>/<data set>; with TRAIN.SNAPSHOT_INFIX at its end.
+    Raises CaffeliteError."""
     if not os.path.isfile(path):
         raise CaffeliteError(f"--solver {path}: no such file here; the default job runs from the repository's root")
     param = proto.read_solver(path)
     folder, name = _prefix(param, path)
+    if cfg.TRAIN.SNAPSHOT_INFIX:
+        name += f"_{cfg.TRAIN.SNAPSHOT_INFIX}"
     param.snapshot_prefix = os.path.join(output or folder or os.path.join("output", cfg.EXP_DIR, dataset), name)
     return param
 
@@ -41,22 +46,23 @@ def make_writable(folder: str | Path) -> None:
         raise CaffeliteError(f"{folder}: nothing can be written to this folder: {e.strerror}") from None
 
 
-def newest_model(definition: str) -> Path:
-    """The model written last by the solver.prototxt beside a test prototxt. Raises WeightsError that says how to train
-    one."""
+def newest_model(definition: str, classes: Sequence[str] | None = None) -> Path:
+    """The model written last by the solver.prototxt beside a test prototxt; if there are such, of those which learned
+    `classes`. Raises WeightsError that says how to train one."""
     solver = Path(definition).with_name("solver.prototxt")
     command = f"./tools/train_net.py --solver {solver}"
     if not solver.is_file():
         raise WeightsError(f"no --net is given, and there is no {solver} whose newest model could be taken")
     folder, name = _prefix(proto.read_solver(str(solver)), str(solver))
     folders = [Path(folder)] if folder else Path("output", cfg.EXP_DIR).glob("*")
-    found = [model for place in folders for model in place.glob(f"{name}_*iter_*.caffemodel")]
+    found = [model for place in folders for model in place.glob(f"{name}_*iter_*.caffemodel*")]
     # what was made of a model, compressed or with SVMs, fits another net or other options
-    models = [model for model in found if model.stem.rsplit("_iter_", 1)[-1].isdigit()]
+    models = [model for model in found if re.fullmatch(r".*_iter_\d+\.caffemodel(\.h5)?", model.name)]
     if not models:
         where = folder or f"output/{cfg.EXP_DIR}"
         raise WeightsError(f"there is no trained model {name}_iter_*.caffemodel in {where}; train one with {command}")
-    return max(models, key=lambda model: (model.stat().st_mtime_ns, str(model)))
+    fitting = [model for model in models if classes is not None and kept_class_names(model) == list(classes)]
+    return max(fitting or models, key=lambda model: (model.stat().st_mtime_ns, str(model)))
 
 
 def _classes_file(model: str | Path) -> Path:
@@ -66,7 +72,8 @@ def _classes_file(model: str | Path) -> Path:
 
 def write_class_names(model: str | Path, classes: Sequence[str]) -> None:
     """Keep the names of a model's classes, background first, beside it and the other snapshots of its training."""
-    _classes_file(model).write_text("".join(f"{name}\n" for name in classes))
+    with replacing(_classes_file(model)) as temporary:
+        temporary.write_text("".join(f"{name}\n" for name in classes))
 
 
 def kept_class_names(model: str | Path) -> list[str] | None:

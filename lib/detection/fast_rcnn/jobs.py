@@ -12,6 +12,7 @@ import numpy as np
 
 from caffelite import TEST, Net, proto, set_random_seed
 from caffelite.errors import CaffeliteError, WeightsError
+from caffelite.solver.lock import locked
 from detection import datasets, visualize
 from detection.config import ConfigError, cfg
 from detection.datasets import shapes
@@ -20,6 +21,7 @@ from detection.evaluation.detections import save_detections
 from detection.evaluation.measure import measure
 from detection.evaluation.voc import Evaluation, evaluate, write_results
 from detection.fast_rcnn import classes as class_counts
+from detection.fast_rcnn import snapshots
 from detection.fast_rcnn.files import (
     class_names,
     kept_class_names,
@@ -29,9 +31,10 @@ from detection.fast_rcnn.files import (
 )
 from detection.fast_rcnn.svm import SvmTrainer
 from detection.fast_rcnn.test import Detections, detect, test_net
-from detection.fast_rcnn.train import Trainer, resume_files
+from detection.fast_rcnn.train import Trainer
 from detection.proposals.choice import dataset_proposals, image_proposals
 from detection.roi_data.roidb import build_roidb, flip
+from detection.training_log import read_log, summary
 
 logger = logging.getLogger("detection")
 
@@ -76,42 +79,71 @@ def train(
     strict: bool = False,
     fit_classes: bool = False,
     seed: int | None = None,
+    resume: bool = False,
+    force: bool = False,
 ) -> Path:
     """Train the net of a solver file on a data set, from weights or from a snapshot's state; returns the model's file.
 
-    `iters`: updates in all, by default the solver's max_iter. `seed`: instead of the solver's and RNG_SEED. Raises
+    `iters`: updates in all, by default the solver's max_iter. `seed`: instead of the solver's and RNG_SEED. `resume`:
+    from the newest intact snapshot of the solver, if there is one. `force`: a snapshot of other options will do. Raises
     CaffeliteError.
     """
-    if weights and snapshot:
-        raise CaffeliteError("give either --weights (to fine-tune) or --snapshot (to continue), not both")
+    if snapshot and (weights or resume):
+        raise CaffeliteError("--snapshot (to continue) goes with neither --weights (to fine-tune) nor --resume")
     if iters is not None and iters < 1:
         raise CaffeliteError(f"--iters: expected at least 1, actual {iters}")
-    if snapshot:
-        resume_files(snapshot)
+    if snapshot and snapshots.sidecar(snapshot) and not Path(snapshot).is_file():
+        raise CaffeliteError(f"--snapshot {snapshot}: no such file")
     dataset = get_dataset(imdb)
     param = read_solver(solver, dataset.name, output)
+    iters = iters or param.max_iter or DEFAULT_ITERS
     if seed is not None:
         cfg.RNG_SEED = param.random_seed = seed
-    trainer = Trainer(param, dataset.classes, fit_classes)
-    if weights:
-        trainer.load_weights(weights, strict)
-    trainer.set_data(build_roidb(dataset, dataset_proposals(dataset, proposals_file)))
-    if snapshot:
-        trainer.restore(snapshot)
-    model = trainer.train(iters or param.max_iter or DEFAULT_ITERS)
-    curve = trainer.loss_log.with_suffix(".png")
-    plot_losses(trainer.loss_log, curve)
-    logger.info("losses in %s, training curve %s", trainer.loss_log, curve)
+    make_writable(Path(param.snapshot_prefix).parent)
+    with locked(param.snapshot_prefix):
+        if resume:
+            snapshot = snapshots.newest(param.snapshot_prefix)
+            if snapshot is None:
+                logger.info("there is no snapshot of %s to resume from: training starts afresh", param.snapshot_prefix)
+        if snapshot and snapshots.sidecar(snapshot).exists():
+            origin, _ = snapshots.read(snapshot)
+            param.random_seed = origin.seed
+            if resume and origin.iteration >= iters:
+                logger.info("%s is of iteration %d: there is nothing left to train", snapshot, origin.iteration)
+                return Path(str(snapshot).replace(".solverstate", ".caffemodel"))
+        trainer = Trainer(param, dataset.classes, fit_classes)
+        if weights and not snapshot:
+            trainer.load_weights(weights, strict)
+        trainer.set_data(build_roidb(dataset, dataset_proposals(dataset, proposals_file)))
+        if snapshot:
+            trainer.restore(snapshot, force)
+        model = trainer.train(iters)
+        plot_losses(trainer.loss_log)
     return model
 
 
-def plot_losses(log: Path, picture: Path) -> None:
-    """Draw the curves of a loss log."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    names = [name for name in lines[0] if name not in ("iter", "lr")]
-    iterations = [line["iter"] for line in lines]
-    curves = {name: (iterations, [line[name] for line in lines]) for name in names}
-    visualize.plot_training(curves, picture, log.stem.removesuffix("_loss"))
+def plot_losses(log: Path) -> None:
+    """Draw the curves of a loss log beside it; the model is there, so a picture that cannot be written is only told."""
+    picture = log.with_suffix(".png")
+    try:
+        visualize.plot_logs({log.stem.removesuffix("_loss"): read_log(log)}, picture)
+        logger.info("losses in %s, training curve %s", log, picture)
+    except (CaffeliteError, OSError) as e:
+        logger.error("no training curve: %s", e)
+
+
+def compare_logs(logs: Sequence[str], picture: str | None = None) -> Iterator[str]:
+    """Draw the curves of one or several loss logs in one picture, by default beside the first; yields a line about each
+    and the picture's name. Raises FileFormatError."""
+    columns = {}
+    for log in logs:
+        name = log.removesuffix(".jsonl").removesuffix("_loss")
+        columns[name] = read_log(log)
+        yield summary(name, columns[name])
+    first = Path(logs[0])
+    target = Path(picture) if picture else first.with_suffix(".png") if len(logs) == 1 else first.with_name("logs.png")
+    visualize.plot_logs(columns, target)
+    yield f"wrote {target}"
 
 
 def load_net(definition: str, model: str | Path | None, classes: Sequence[str], fit: bool = False) -> Net:
@@ -201,7 +233,7 @@ def test(
 
 def _model_for(dataset, definition: str, model: str | None) -> Path:
     """The file of a model, by default the newest of a test net, that has learned the classes of a data set."""
-    model = Path(model) if model else newest_model(definition)
+    model = Path(model) if model else newest_model(definition, dataset.classes)
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file")
     learned = kept_class_names(model)

@@ -1,7 +1,9 @@
-"""How much memory a training will need, told before it begins."""
+"""How much memory a training will need, told before it begins, and how much it took."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +42,12 @@ def memory_plan(solver) -> dict[str, int]:
         "blobs": 4 * sum(data.values()),
         "gradients of blobs": 4 * sum(diffs.values()),
     }
+
+
+def peak_mib() -> float:
+    """The most main memory that this process has had, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
 def describe(plan: Mapping[str, int]) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import math
 import os
-import signal
-import threading
+import secrets
 import time
-import zipfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,18 +19,19 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from caffelite import get_solver, proto
 from caffelite.errors import CaffeliteError, FileFormatError, WeightsError
-from caffelite.proto.files import replacing
+from caffelite.solver.signals import Signals, Stopped
 from detection.config import ConfigError, cfg
-from detection.fast_rcnn import memory
+from detection.fast_rcnn import memory, snapshots
 from detection.fast_rcnn.classes import check_classes, fit_classes
-from detection.fast_rcnn.files import make_writable, write_class_names
+from detection.fast_rcnn.files import kept_class_names, make_writable, write_class_names
+from detection.fast_rcnn.watch import NotFinite, TrainingError, Watch
 from detection.roi_data.roidb import add_bbox_targets, training_roidb
+from detection.training_log import TrainingLog
 
 logger = logging.getLogger("detection")
 
-
-class TrainingError(CaffeliteError):
-    """Training that cannot go on."""
+LINES_EVERY = 20
+"""Iterations between the lines on a terminal without a progress bar, for a solver without `display`."""
 
 
 class Trainer:
@@ -51,19 +49,21 @@ class Trainer:
         self.param = type(solver)()
         self.param.CopyFrom(solver)
         _match_classes(self.param, classes, fit)
-        if cfg.TRAIN.SNAPSHOT_INFIX:
-            self.param.snapshot_prefix += f"_{cfg.TRAIN.SNAPSHOT_INFIX}"
-        self.display = self.param.display or 20
+        self.lines_every = self.param.display if self.param.HasField("display") else LINES_EVERY
         # the solver's own snapshots would hold normalised box regressors, and the trainer does the talking
-        self.param.snapshot = self.param.display = 0
+        self.param.snapshot = 0
+        if not self.param.debug_info:
+            self.param.display = 0
         make_writable(os.path.dirname(self.param.snapshot_prefix) or ".")
         self.classes = classes
         self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
+        self.run = secrets.token_hex(8)
         self.solver = get_solver(self.param, random_seed=self.seed)
         self.net = self.solver.net
         self.data_layer = next((layer for layer in self.net.layers if hasattr(layer, "set_roidb")), None)
         if self.data_layer is None:
             raise ConfigError(f"{self.net.file}: has no RoIDataLayer to feed with the data set")
+        self.watch = Watch(self.solver, self.data_layer)
         self.regressor = self.net.params.get("bbox_pred") if cfg.TRAIN.BBOX_REG else None
         if cfg.TRAIN.BBOX_REG and self.regressor is None:
             logger.warning(
@@ -78,6 +78,7 @@ class Trainer:
         roidb = training_roidb(entries)
         self.means, self.stds = add_bbox_targets(roidb, len(self.classes))
         self.data_layer.set_roidb(roidb)
+        self.options = snapshots.options_in_force(self.param, self.net.layers, roidb, self.classes)
         logger.info(
             "training on %d images%s, %d per minibatch%s, seed %d",
             len(roidb), " (mirror images included)" if cfg.TRAIN.USE_FLIPPED else "", cfg.TRAIN.IMS_PER_BATCH,
@@ -104,92 +105,105 @@ class Trainer:
     def train(self, max_iters: int) -> Path:
         """Train up to iteration `max_iters`; returns the last model written. Raises TrainingError.
 
-        Ctrl-C ends it after the iteration under way, with a snapshot and a KeyboardInterrupt that names it; a second
-        one ends it at once.
+        Ctrl-C and SIGTERM end it after the iteration under way, with a snapshot and a Stopped that names it; a second
+        Ctrl-C ends it at once. SIGHUP makes a snapshot, and training goes on.
         """
-        self._start_loss_log()
-        model, began, first = None, time.perf_counter(), self.solver.iter
-        recent = deque(maxlen=max(self.param.average_loss, self.display))
-        try:
-            with (
-                _interrupts() as interrupted,
-                open(self.loss_log, "a") as log,
-                logging_redirect_tqdm(),
-                tqdm(total=max_iters, initial=first, desc="train", unit="it", disable=None) as bar,
-            ):
-                while self.solver.iter < max_iters:
-                    rate = self.solver.lr
-                    self.solver.step(1)
-                    losses = self._losses()
-                    log.write(json.dumps({"iter": self.solver.iter - 1, "lr": rate, **losses}) + "\n")
-                    recent.append(losses)
-                    means = {name: sum(each[name] for each in recent) / len(recent) for name in losses}
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
-                    bar.update()
-                    if bar.disable and self.solver.iter % self.display == 0:
-                        seconds = (time.perf_counter() - began) / (self.solver.iter - first)
-                        text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-                        done = f"iteration {self.solver.iter} of {max_iters}"
-                        logger.info("%s: %s, lr %g, %.2f s each", done, text, rate, seconds)
-                    last = self.solver.iter == max_iters or interrupted.is_set()
-                    if last or self.solver.iter % cfg.TRAIN.SNAPSHOT_ITERS == 0:
-                        log.flush()  # a resume reads it up to here
-                        model = self.snapshot()
-                    if interrupted.is_set() and self.solver.iter < max_iters:
-                        raise KeyboardInterrupt(
-                            f"stopped at iteration {self.solver.iter} of {max_iters}; to continue: "
-                            f"--snapshot {str(model).replace('.caffemodel', '.solverstate')}"
-                        )
-        finally:
-            self.data_layer.close()
-        if model is None:
+        first = self.solver.iter
+        if first >= max_iters:
             raise TrainingError(f"nothing to train: the solver is at iteration {first}, {max_iters} are asked for")
-        return model
+        log = TrainingLog(self.loss_log, first)
+        try:
+            with Signals() as signals, logging_redirect_tqdm(), self._progress(max_iters) as show, _debug(self.param):
+                while True:
+                    rate, began = self.solver.lr, time.perf_counter()
+                    self.solver.step(1)
+                    losses, seconds = self.watch.losses(), time.perf_counter() - began
+                    facts = {"seconds": round(seconds, 6), "peak_mib": round(memory.peak_mib(), 1)}
+                    log.add(iter=self.solver.iter - 1, lr=rate, **losses, **facts)
+                    show(losses, rate, seconds)
+                    wish = signals()
+                    done = self.solver.iter == max_iters
+                    if done or wish == "stop":
+                        model = self.snapshot()
+                        if not done:
+                            raise Stopped(self._how_to_continue(model, max_iters), signals.stopped_by)
+                        return model
+                    if wish == "snapshot" or self.solver.iter % cfg.TRAIN.SNAPSHOT_ITERS == 0:
+                        self._try_snapshot()
+                        log.revive()
+        except NotFinite as e:
+            raise TrainingError(f"{e}. {self._keep_weights_before(first)}") from None
+        finally:
+            log.close()
+            self.data_layer.close()
+            if self.watch.skipped:
+                logger.warning("%d update(s) were skipped because a number was not finite", self.watch.skipped)
 
     @property
     def loss_log(self) -> Path:
-        """The file that gets one JSON line per iteration: iter, lr, loss and the losses it is the sum of."""
+        """The file that gets one JSON line per iteration (detection.training_log)."""
         return Path(f"{self.param.snapshot_prefix}_loss.jsonl")
 
-    def _losses(self) -> dict[str, float]:
-        """The objective and its terms in the pass just done. Raises TrainingError where it is not finite."""
-        terms = {
-            name: weight * float(self.net.blobs[name].data.sum())
-            for name, weight in self.net.blob_loss_weights.items()
-            if weight
-        }
-        losses = {"loss": sum(terms.values()), **terms}
-        if not math.isfinite(losses["loss"]):
-            raise TrainingError(self._where_not_finite(losses))
-        return losses
+    @contextmanager
+    def _progress(self, max_iters: int) -> Iterator:
+        """A function that shows an iteration's losses, rate and seconds: on a bar, or in lines where there is none."""
+        recent = deque(maxlen=max(self.param.average_loss, self.lines_every))
+        times = deque(maxlen=recent.maxlen)
+        with tqdm(total=max_iters, initial=self.solver.iter, desc="train", unit="it", disable=None) as bar:
 
-    def _where_not_finite(self, losses: Mapping[str, float]) -> str:
-        blobs = self.net.blobs
-        name = next((name for name in blobs if not np.isfinite(blobs[name].data).all()), self.net.outputs[-1])
-        values = blobs[name].data
-        return (
-            f"iteration {self.solver.iter - 1}: the loss is not finite "
-            f"({', '.join(f'{loss} {value:g}' for loss, value in losses.items())}). First blob with such values: "
-            f"{name!r} ({(~np.isfinite(values)).sum()} of {values.size}). "
-            f"Images of the minibatch: {', '.join(self.data_layer.last_images)}. "
-            "Try a lower base_lr, clip_gradients, or other weights to start from"
-        )
+            def show(losses: Mapping[str, float], rate: float, seconds: float) -> None:
+                recent.append(losses)
+                times.append(seconds)
+                means = {name: sum(each[name] for each in recent) / len(recent) for name in losses}
+                bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
+                bar.update()
+                if bar.disable and self.lines_every and self.solver.iter % self.lines_every == 0:
+                    text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+                    done = f"iteration {self.solver.iter} of {max_iters}"
+                    logger.info("%s: %s, lr %g, %.2f s each", done, text, rate, sum(times) / len(times))
+
+            yield show
+
+    def _how_to_continue(self, model: Path, max_iters: int) -> str:
+        state = str(model).replace(".caffemodel", ".solverstate")
+        return f"stopped at iteration {self.solver.iter} of {max_iters}; to continue: --resume, or --snapshot {state}"
 
     # -- snapshots --------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Path:
-        """Write the model, the solver's state and the sampler's; returns the model's file."""
-        resume = {f"sampler:{key}": value for key, value in self.data_layer.get_state().items()}
+    def snapshot(self, sampler: Mapping[str, np.ndarray] | None = None) -> Path:
+        """Write the model, the solver's state and the sampler's (the present one, if not given); returns the model's
+        file. With TRAIN.SNAPSHOT_KEEP older ones are deleted. Raises CaffeliteError."""
+        sampler = self.data_layer.get_state() if sampler is None else sampler
+        resume = {f"sampler:{key}": value for key, value in sampler.items()}
         if self.regressor is not None:
             resume |= {f"bbox_pred:{i}": blob.data.copy() for i, blob in enumerate(self.regressor)}
             resume |= {"bbox_means": self.means, "bbox_stds": self.stds}
+        make_writable(os.path.dirname(self.param.snapshot_prefix) or ".")  # somebody may have deleted it
+        write_class_names(f"{self.param.snapshot_prefix}_iter_{self.solver.iter}.caffemodel", self.classes)
         with self._unnormalised():
             model, state = self.solver.snapshot()
-        with replacing(_resume_file(state)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **resume)
-        write_class_names(model, self.classes)
+        snapshots.write_sidecar(model, state, resume, self.solver.iter, self.run, self.seed, self.options)
         logger.info("wrote %s", model)
+        if cfg.TRAIN.SNAPSHOT_KEEP:
+            snapshots.prune(state, cfg.TRAIN.SNAPSHOT_KEEP)
         return Path(model)
+
+    def _try_snapshot(self) -> None:
+        try:
+            self.snapshot()
+        except (CaffeliteError, OSError) as e:
+            logger.error("no snapshot of iteration %d (%s); training goes on, the next one may succeed",
+                         self.solver.iter, e)  # fmt: skip
+
+    def _keep_weights_before(self, first: int) -> str:
+        """Snapshot the weights that a number which is not finite has not reached yet; says where they are."""
+        if self.solver.iter == first:
+            return "Nothing was learned since the start"
+        if not self.watch.weights_are_finite():
+            return "The weights have such values, too: the last snapshot is what is left"
+        with contextlib.suppress(CaffeliteError, OSError):
+            return f"The weights before it are in {self.snapshot(self.watch.sampler)}"
+        return "The weights before it cannot be written: the last snapshot is what is left"
 
     @contextmanager
     def _unnormalised(self):
@@ -207,34 +221,56 @@ class Trainer:
         finally:
             weights.data[...], bias.data[...] = saved
 
-    def restore(self, state: str | Path) -> None:
-        """Continue exactly from a snapshot's .solverstate. Raises FileFormatError, ConfigError, SolverError."""
-        _, file = resume_files(state)
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                resume = dict(arrays)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as e:
-            raise FileFormatError(f"{file}: damaged, or not written by a training ({e})") from None
-        if self.regressor is not None:
-            mine = {"bbox_means": self.means, "bbox_stds": self.stds}
-            if not all(key in resume and np.array_equal(resume[key], mine[key]) for key in mine):
-                raise ConfigError(
-                    f"{file}: its box targets were normalised otherwise: resume with the same data set and options"
-                )
+    def restore(self, state: str | Path, force: bool = False) -> None:
+        """Continue exactly from a snapshot's .solverstate, `force`: even if it was trained with other options.
+
+        A .solverstate of Caffe, with nothing beside it, is taken with a warning. Raises FileFormatError, ConfigError,
+        SolverError.
+        """
+        file = snapshots.sidecar(state)
+        if not file.exists():
+            self._restore_plain(state)
+            return
+        origin, resume = snapshots.read(state)
+        snapshots.check_options(file, origin.options, self.options, force)
+        sampler = {k.removeprefix("sampler:"): resume[k] for k in resume if k.startswith("sampler:")}
         self.solver.restore(state)
-        if self.regressor is not None:
-            for i, blob in enumerate(self.regressor):
-                blob.data[...] = resume[f"bbox_pred:{i}"]
-        prefix = "sampler:"
-        self.data_layer.set_state({k[len(prefix) :]: resume[k] for k in resume if k.startswith(prefix)})
+        try:
+            if self.regressor is not None:
+                mine = {"bbox_means": self.means, "bbox_stds": self.stds}
+                if all(np.array_equal(resume[key], value) for key, value in mine.items()):
+                    for i, blob in enumerate(self.regressor):
+                        blob.data[...] = resume[f"bbox_pred:{i}"]
+                else:
+                    self._normalise()
+            if len(sampler["permutation"]) == len(self.data_layer.sampler.roidb):
+                self.data_layer.set_state(sampler)
+            else:
+                logger.warning("%s: of another number of images, so their order begins anew", file)
+        except (KeyError, ValueError) as e:
+            raise FileFormatError(f"{file}: damaged, or not written by a training ({e})") from None
+        self.run = origin.run
         logger.info("continuing from %s at iteration %d", state, self.solver.iter)
 
-    def _start_loss_log(self) -> None:
-        """Begin the loss log: empty, or where training continues, with the lines up to there."""
-        lines = self.loss_log.read_text().splitlines() if self.solver.iter and self.loss_log.exists() else []
-        # only a whole line ends in a brace: a crash may have cut the last one
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["iter"] < self.solver.iter]
-        self.loss_log.write_text("".join(f"{line}\n" for line in kept))
+    def _restore_plain(self, state: str | Path) -> None:
+        self.solver.restore(state)
+        note = "bbox_pred is taken as normalised, which it is where Caffe itself wrote the snapshot"
+        if self.regressor is not None and kept_class_names(str(state).replace(".solverstate", ".caffemodel")):
+            note = "bbox_pred is normalised anew, which changes its last bits"
+            self._normalise()
+        logger.warning(
+            "%s: %s is not beside it, so this is no exact continuation: minibatches are drawn as at the start of a "
+            "training, whether options and data are the same is not known, and %s",
+            state, snapshots.sidecar(state).name, note,
+        )  # fmt: skip
+        logger.info("continuing from %s at iteration %d", state, self.solver.iter)
+
+    def _normalise(self) -> None:
+        """Let bbox_pred, which predicts plain dx, dy, dw, dh, predict what it is trained on."""
+        weights, bias = self.regressor
+        stds = np.where(self.stds > 0, self.stds, 1)
+        weights.data[...] = weights.data / stds.reshape(-1, *[1] * (weights.ndim - 1))
+        bias.data[...] = (bias.data - self.means) / stds
 
 
 def _match_classes(param, classes: Sequence[str], fit: bool) -> None:
@@ -251,37 +287,18 @@ def _match_classes(param, classes: Sequence[str], fit: bool) -> None:
                 check_classes(definition, classes, file)
 
 
-def resume_files(state: str | Path) -> tuple[Path, Path]:
-    """The two files that a resume needs: the .solverstate and what lies beside it. Raises FileFormatError."""
-    if ".solverstate" not in Path(state).name:
-        raise FileFormatError(f"--snapshot {state}: expected a file <prefix>_iter_N.solverstate")
-    files = Path(state), _resume_file(state)
-    for path in files:
-        if not path.is_file():
-            raise FileFormatError(f"--snapshot {state}: {path} does not exist, and an exact resume needs it")
-    return files
-
-
-def _resume_file(state: str | Path) -> Path:
-    state = Path(state)
-    return state.with_name(state.name.split(".solverstate")[0] + ".resume.npz")
-
-
 @contextmanager
-def _interrupts():
-    """Inside, the first Ctrl-C sets the event that this gives; a second one raises KeyboardInterrupt."""
-    asked = threading.Event()
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield asked  # another thread, or someone who has other plans
-        return
-
-    def ask(number, frame):
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, ask)
+def _debug(param) -> Iterator[None]:
+    """With the solver's debug_info, what the engine logs is shown inside."""
+    engine = logging.getLogger("caffelite")
+    before = engine.level
+    if param.debug_info and not param.display:
+        logger.warning(
+            "the solver has debug_info but no display: nothing is shown in iterations that are not displayed"
+        )
+    elif param.debug_info:
+        engine.setLevel(logging.INFO)
     try:
-        yield asked
+        yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        engine.setLevel(before)

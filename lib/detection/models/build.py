@@ -53,7 +53,8 @@ class Model:
     `features(builder, data, rois)` adds all layers up to the features (R, n) of the RoIs, on which the two sibling
     layers cls_score and bbox_pred stand. `learn_from` is the first layer that learns, `new_rate` the factor of the
     siblings' rates. `from_scratch`: the test net has fillers too, so that it can be tried untrained. `image`: height
-    and width that the test net's input has before it gets an image.
+    and width that the test net's input has before it gets an image. `ranks`: those of the layers that truncated SVD
+    compresses.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Model:
     new_rate: int = 1
     from_scratch: bool = False
     freeze_points: tuple[Variant, ...] = ()
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[Variant, ...]:

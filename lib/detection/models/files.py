@@ -14,10 +14,17 @@ from google.protobuf.message import Message
 from caffelite import proto
 from caffelite.net_spec import assign_proto
 from caffelite.proto.schema import is_repeated
+from detection.fast_rcnn.svd import compress_definition
 from detection.models.build import Model, Variant, test_net, train_net
 from detection.models.nets import MODELS
 
 WIDTH = 100
+TEST_ABOUT = (
+    "an image and its RoIs in, what is predicted for each RoI out.\n"
+    "Its inputs take the shapes of the image and of the RoIs (R, 5): image index, x1, y1, x2, y2 in\n"
+    "pixels of the data blob."
+)
+SNAPSHOTS = "snapshot is 0: the trainer saves the snapshots, with bbox_pred un-normalised."
 GENERATED = "Written by tools/make_models.py: change lib/detection/models/nets.py instead."
 
 
@@ -59,8 +66,7 @@ def solver(model: Model, folder: str, variant: Variant):
     for name, value in model.solver.items():
         assign_proto(param, name, value)
     stem = "" if model.folder == "prototxt" else f"{Path(model.folder).name.lower()}_"
-    prefix = "output/shapes/" if model.folder == "prototxt" else ""
-    param.snapshot_prefix = f"{prefix}{stem}{variant.name or 'fast_rcnn'}"
+    param.snapshot_prefix = f"{stem}{variant.name or 'fast_rcnn'}"  # in output/<EXP_DIR>/<data set>
     return param
 
 
@@ -69,27 +75,33 @@ def texts(root: Path) -> dict[str, str]:
     written by hand, are read from `root`: its variants' begin with them."""
     files = {}
     for model in MODELS.values():
+        own = root / model.folder / "config.yml"
+        options = yaml.safe_load(own.read_text()) if own.is_file() else {}
         for variant in model.variants:
             folder = f"{model.folder}/{variant.name}".rstrip("/")
             about = f"{model.title}.\n{model.about}\n" + (f"Here {variant.about}.\n" if variant.name else "")
             files[f"{folder}/train.prototxt"] = to_prototxt(train_net(model, variant), about + GENERATED)
             if not variant.name or variant.own_test:
-                test = (
-                    f"{model.title}, for testing:\nan image and its RoIs in, what is predicted for each RoI out.\n"
-                    "Its inputs take the shapes of the image and of the RoIs (R, 5): image index, x1, y1, x2, y2 in\n"
-                    "pixels of the data blob.\n"
-                )
-                files[f"{folder}/test.prototxt"] = to_prototxt(test_net(model, variant), test + GENERATED)
-            about = (
-                f"{model.solver_about}\nsnapshot is 0: the trainer saves the snapshots, with bbox_pred un-normalised.\n"
-            )
+                about = f"{model.title}, for testing:\n{TEST_ABOUT}\n"
+                files[f"{folder}/test.prototxt"] = to_prototxt(test_net(model, variant), about + GENERATED)
+            about = f"{model.solver_about}\n{SNAPSHOTS}\n"
             files[f"{folder}/solver.prototxt"] = to_prototxt(solver(model, folder, variant), about + GENERATED)
-            own = root / model.folder / "config.yml"
-            options = yaml.safe_load(own.read_text()) if own.is_file() else {}
-            if variant.name and (options or variant.options):
-                merged = merge_options(options, variant.options)
-                files[f"{folder}/config.yml"] = f"# {GENERATED}\n" + yaml.safe_dump(merged, sort_keys=False)
+            if variant.name:
+                files |= _config(folder, merge_options(options, variant.options))
+        if model.ranks:
+            folder = f"{model.folder}/compressed"
+            layers = ", ".join(f"{name} at rank {rank}" for name, rank in model.ranks.items())
+            about = f"{model.title}, for testing with truncated SVD: {layers}.\n{TEST_ABOUT}\n"
+            net = compress_definition(test_net(model), model.ranks, model.name)
+            files[f"{folder}/test.prototxt"] = to_prototxt(net, about + GENERATED)
+            files |= _config(folder, options)
     return files
+
+
+def _config(folder: str, options: dict) -> dict[str, str]:
+    """The config.yml of a folder that needs options."""
+    text = f"# {GENERATED}\n{yaml.safe_dump(options, sort_keys=False)}"
+    return {f"{folder}/config.yml": text} if options else {}
 
 
 def merge_options(options: dict, more: dict) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from caffelite import layers as L
 from caffelite.net_spec import Top
+from detection.fast_rcnn.svd import RANKS
 from detection.models.build import Builder, Model, Variant
 
 PAPER_SOLVER = {
@@ -96,20 +97,21 @@ MODELS = {
             "As the authors trained it on PASCAL VOC (20 classes and background). Starts from the ImageNet weights\n"
             "CaffeNet.v2.caffemodel; conv1 stays frozen.\n"
             "The padding of conv1, pool1 and pool2 keeps cell i of conv5 centred on pixel 16 i.",
-            caffenet, 21, "conv2", (227, 227), PAPER_SOLVER, PAPER_SCHEDULE, freeze_points=(FC_ONLY,),
+            caffenet, 21, "conv2", (227, 227), PAPER_SOLVER, PAPER_SCHEDULE, freeze_points=(FC_ONLY,), ranks=RANKS,
         ),
         Model(
             "VGG_CNN_M_1024", "models/VGG_CNN_M_1024", "Fast R-CNN, model M: VGG_CNN_M_1024",
             "As the authors trained it on PASCAL VOC (20 classes and background). Starts from the ImageNet weights\n"
             "VGG_CNN_M_1024.v2.caffemodel; conv1 stays frozen.",
-            vgg_cnn_m_1024, 21, "conv2", (224, 224), PAPER_SOLVER, PAPER_SCHEDULE, freeze_points=(FC_ONLY,),
+            vgg_cnn_m_1024, 21, "conv2", (224, 224), PAPER_SOLVER, PAPER_SCHEDULE,
+            freeze_points=(FC_ONLY,), ranks=RANKS,
         ),
         Model(
             "VGG_ILSVRC_16_layers", "models/VGG16", "Fast R-CNN, model L: VGG16",
             "As the authors trained it on PASCAL VOC (20 classes and background). Starts from the ImageNet weights\n"
             "VGG16.v2.caffemodel; conv1_1 to conv2_2 stay frozen.",
             vgg16, 21, "conv3_1", (224, 224), PAPER_SOLVER, PAPER_SCHEDULE,
-            freeze_points=(FC_ONLY, CONV2_1),
+            freeze_points=(FC_ONLY, CONV2_1), ranks=RANKS,
         ),
         Model(
             "SqueezeNet", "models/SqueezeNet", "Fast R-CNN on SqueezeNet v1.0",
@@ -135,7 +137,7 @@ MODELS = {
                 "solver_mode": "CPU",
             },
             "A small Fast R-CNN on the generated shapes, trained from scratch with the paper's solver.",
-            from_scratch=True,
+            from_scratch=True, ranks={"fc6": 64, "fc7": 64},
         ),
     )
 }  # fmt: skip

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from caffelite.errors import FileFormatError
+from caffelite.proto.files import replacing
 from detection.arrays import read_arrays
 from detection.datasets import DATA
 from detection.datasets.dataset import Dataset
@@ -169,9 +170,8 @@ def _hash(paths: list[Path], options: SearchOptions) -> str:
 
 def _save(file: Path, boxes: list[np.ndarray]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{os.getpid()}.{file.name}")
-    np.savez_compressed(partial, boxes=np.concatenate(boxes), counts=[len(b) for b in boxes])
-    os.replace(partial, file)  # whole or not at all, whoever else is writing it
+    with replacing(file) as temporary, open(temporary, "wb") as stream:  # whole or not at all, whoever else writes it
+        np.savez_compressed(stream, boxes=np.concatenate(boxes), counts=[len(b) for b in boxes])
 
 
 def _load(file: Path, images: int) -> list[np.ndarray] | None:

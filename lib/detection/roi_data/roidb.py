@@ -92,7 +92,9 @@ def flip(entry: Mapping[str, Any]) -> dict[str, Any]:
 def training_roidb(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The entries that can be trained on and, with TRAIN.USE_FLIPPED, after all of them their mirror images.
 
-    An image none of whose RoIs is foreground or background is dropped; what was dropped is logged. Raises DatasetError.
+    An image none of whose RoIs is foreground or background is dropped; what was dropped is logged. RoIs that are
+    neither are left out: no draw can meet them, and the draws depend on the numbers of the others alone. Raises
+    DatasetError.
     """
     t = cfg.TRAIN
     kept, no_foreground, no_background = [], 0, 0
@@ -103,7 +105,7 @@ def training_roidb(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         no_foreground += background and not foreground
         no_background += foreground and not background
         if foreground or background:
-            kept.append(dict(entry))
+            kept.append(_usable(entry))
     dropped = len(entries) - len(kept)
     if dropped or no_foreground or no_background:
         logger.warning(
@@ -117,6 +119,13 @@ def training_roidb(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
             f"{t.FG_THRESH}, background one in [{t.BG_THRESH_LO}, {t.BG_THRESH_HI}); check annotations and proposals"
         )
     return kept + [flip(entry) for entry in kept] if t.USE_FLIPPED else kept
+
+
+def _usable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry without the RoIs that are no example of anything: of dense proposals nine in ten."""
+    t = cfg.TRAIN
+    rows = entry["max_overlaps"] >= min(t.FG_THRESH, t.BG_THRESH_LO, t.BBOX_THRESH)
+    return {**entry, **{key: entry[key][rows] for key in ("boxes", "gt_classes", "max_overlaps", "max_classes")}}
 
 
 def add_bbox_targets(roidb: Sequence[dict[str, Any]], num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,11 @@ def test_every_file_is_read(name):
         assert (row.weights is None) == (row.model.folder == "prototxt")
 
 
+def test_the_page_on_reproducing_names_every_study():
+    page = (study.ROOT / "docs" / "reproducing.md").read_text()
+    assert [name for name in study.names() if f"`{name}`" not in page] == []
+
+
 @pytest.mark.parametrize("name, numbers", PUBLISHED.items())
 def test_published_means(name, numbers):
     means = [row.published["mAP"] for row in study.read(name).rows]

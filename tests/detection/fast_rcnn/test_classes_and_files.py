@@ -80,9 +80,11 @@ def test_a_net_that_says_nothing():
         ('snapshot_prefix: "out/net"', "elsewhere", "elsewhere/net"),
         ('snapshot_prefix: "net"', None, "output/default/shapes/net"),
         ('snapshot_prefix: "out/"', None, "out/solver"),
+        ('snapshot_prefix: "net"', "elsewhere", "elsewhere/net_infix"),
     ],
 )
 def test_where_snapshots_go(tmp_path, default_cfg, prefix, output, expected):
+    default_cfg.TRAIN.SNAPSHOT_INFIX = "infix" if expected.endswith("infix") else ""
     file = tmp_path / "solver.prototxt"
     file.write_text(f'net: "net.prototxt" {prefix}')
     assert read_solver(str(file), "shapes", output).snapshot_prefix == os.path.join(*expected.split("/"))

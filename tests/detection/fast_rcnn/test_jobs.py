@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 
 from caffelite.errors import CaffeliteError, WeightsError
+from caffelite.solver.lock import locked
 from detection.config import ConfigError
 from detection.datasets import shapes
 from detection.errors import ProposalError
 from detection.evaluation.detections import load_detections
 from detection.fast_rcnn import jobs
+from detection.fast_rcnn.files import newest_model, read_solver
 from detection.proposals import selective_search
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,8 +124,78 @@ def test_weights_and_snapshots(job):
     assert resumed.read_bytes() == whole.read_bytes()
     tuned = jobs.train(solver, imdb, 1, weights=str(model), strict=True, fit_classes=True, output="d", seed=99)
     assert tuned.read_bytes() != whole.read_bytes()
-    with pytest.raises(CaffeliteError, match="either --weights"):
+    with pytest.raises(CaffeliteError, match="neither --weights"):
         jobs.train(solver, imdb, weights=str(model), snapshot="x")
+    with pytest.raises(CaffeliteError, match=r"--snapshot none\.solverstate: no such file"):
+        jobs.train(solver, imdb, snapshot="none.solverstate")
+
+
+def test_resume(job, default_cfg, caplog):
+    def train(iters, output="a", **more):
+        return jobs.train("solver.prototxt", "set:train", iters, fit_classes=True, output=output, **more)
+
+    default_cfg.merge({"TRAIN": {"SNAPSHOT_ITERS": 1}})
+    whole = train(4, "whole", seed=77)
+    caplog.set_level("INFO", "detection")
+    train(3, resume=True, seed=77)
+    assert "there is no snapshot of a/net to resume from: training starts afresh" in caplog.text
+    Path("a/net_iter_3.caffemodel").write_bytes(b"damaged")
+    # the seed is the snapshot's, and weights are for a fresh start only
+    resumed = train(4, resume=True, weights="none.caffemodel")
+    assert "net_iter_3.caffemodel: damaged" in caplog.text and "at iteration 2" in caplog.text
+    assert resumed.read_bytes() == whole.read_bytes()
+    before = resumed.stat().st_mtime_ns
+    assert train(4, resume=True) == resumed and resumed.stat().st_mtime_ns == before
+    assert "a/net_iter_4.solverstate is of iteration 4: there is nothing left to train" in caplog.text
+    default_cfg.merge({"TRAIN": {"BATCH_SIZE": 16}})
+    with pytest.raises(ConfigError, match=r"TRAIN\.BATCH_SIZE: 32 in the snapshot, 16 now"):
+        train(5, resume=True)
+    assert train(5, resume=True, force=True).name == "net_iter_5.caffemodel"
+
+
+def test_two_trainings_at_once(job):
+    Path("a").mkdir()
+    with locked("a/net"), pytest.raises(CaffeliteError, match=rf"a/net: process {os.getpid()} on .* trains and writes"):
+        jobs.train("solver.prototxt", "set:train", 1, fit_classes=True, output="a")
+
+
+def test_a_picture_that_cannot_be_written_costs_no_model(job, caplog):
+    Path("a/net_loss.png").mkdir(parents=True)
+    assert jobs.train("solver.prototxt", "set:train", 1, fit_classes=True, output="a").is_file()
+    assert "no training curve: " in caplog.text
+
+
+def test_logs_are_compared(job):
+    for output, iters in (("a", 2), ("b", 3)):
+        jobs.train("solver.prototxt", "set:train", iters, fit_classes=True, output=output)
+    lines = list(jobs.compare_logs(["a/net_loss.jsonl", "b/net_loss.jsonl"], "both.png"))
+    assert lines[0].startswith("a/net: 2 iterations, loss ") and lines[1].startswith("b/net: 3 iterations, loss ")
+    assert lines[2] == "wrote both.png" and cv2.imread("both.png") is not None
+    assert list(jobs.compare_logs(["a/net_loss.jsonl"]))[1] == "wrote a/net_loss.png"
+
+
+def test_another_data_set_leaves_the_default_jobs_models_alone(default_cfg, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert (
+        read_solver("prototxt/solver.prototxt", "shapes_train").snapshot_prefix
+        == "output/default/shapes_train/fast_rcnn"
+    )
+    assert (
+        read_solver("prototxt/solver.prototxt", "mine_train").snapshot_prefix == "output/default/mine_train/fast_rcnn"
+    )
+
+
+def test_the_newest_model_of_a_data_sets_classes_is_tested(job):
+    classes = ",".join(shapes.CLASSES)
+    model = jobs.train("solver.prototxt", f"set:train:{classes}", 1, fit_classes=True)
+    Path("output/default/other").mkdir()
+    Path("output/default/other/net_iter_9.caffemodel").write_bytes(b"")
+    Path("output/default/other/net_classes.txt").write_text("__background__\ncat\n")
+    assert newest_model("test.prototxt").parent.name == "other"
+    assert newest_model("test.prototxt", ["__background__", *shapes.CLASSES]) == model
+    hdf5 = model.with_name("net_iter_2.caffemodel.h5")
+    hdf5.write_bytes(b"")
+    assert newest_model("test.prototxt", ["__background__", *shapes.CLASSES]) == hdf5
 
 
 def test_other_class_counts_are_refused_on_both_sides(job):
@@ -189,6 +262,25 @@ def test_without_a_model(job):
             run(model="gone.caffemodel")
 
 
+STATUS = """
+import argparse, sys
+sys.path.insert(0, sys.argv[1])
+import _common
+from caffelite.solver.signals import Stopped
+def main(args):
+    raise Stopped("stopped at iteration 2 of 4", int(sys.argv[2]))
+sys.exit(_common.run(main, argparse.Namespace()))
+"""
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_status_after_a_signal(number, status):
+    command = [sys.executable, "-c", STATUS, str(ROOT / "tools"), str(int(number))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "lib")])}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (run.returncode, run.stderr) == (status, "stopped at iteration 2 of 4\n")
+
+
 def tool(name, *arguments, cwd=ROOT, **environment):
     path = os.pathsep.join([str(ROOT), str(ROOT / "lib")])
     command = [sys.executable, str(ROOT / "tools" / name), *arguments]
@@ -225,6 +317,7 @@ def test_a_missing_compiler_is_one_line(tmp_path):
         ("train_net.py", ["--set", "TRAIN.SCALE", "3"], "did you mean TRAIN.SCALES"),
         ("test_net.py", ["--net", "none.caffemodel", "--imdb", "nowhere:test"], "nowhere"),
         ("demo.py", ["--net", "none.caffemodel", "x.png"], "there is no such file"),
+        ("plot.py", ["none.jsonl"], "none.jsonl: cannot be read"),
         ("make_shapes.py", ["--train", "0"], "at least one image"),
         ("make_shapes.py", ["--folder", "/dev/null/x"], "/dev/null/x"),
     ],

@@ -76,6 +76,18 @@ def test_unusable_images_are_dropped_and_counted(default_cfg, caplog):
     assert "1 have background only, 1 foreground only" in record.message
 
 
+def test_rois_that_are_no_examples_are_left_out(default_cfg):
+    e = entry()
+    e["max_overlaps"][2] = 0.05
+    (kept, _) = training_roidb([e])
+    np.testing.assert_array_equal(kept["boxes"], e["boxes"][:2])
+    assert [len(kept[key]) for key in ("gt_classes", "max_overlaps", "max_classes")] == [2, 2, 2]
+    default_cfg.TRAIN.BG_THRESH_LO = 0.0
+    assert len(training_roidb([e])[0]["boxes"]) == 3
+    e["max_overlaps"][2] = -1  # in a crowd
+    assert len(training_roidb([e])[0]["boxes"]) == 2
+
+
 def test_nothing_to_train_on(default_cfg):
     with pytest.raises(DatasetError, match="none of 1 images has a RoI"):
         training_roidb([entry(gt=(), classes=(), proposals=[(0, 0, 5, 5)])])
