@@ -68,6 +68,11 @@ struct Scratch {
   void* memory = nullptr;
   size_t size = 0;
   float* get(size_t floats) {
+#ifdef __SANITIZE_ADDRESS__ /* new and exact every time, so that a step beyond it is noticed */
+    std::free(memory);
+    if (posix_memalign(&memory, LINE * sizeof(float), floats * sizeof(float) + 1)) std::abort();
+    return (float*)memory;
+#endif
     if (floats > size) {
       std::free(memory);
       size = floats;
