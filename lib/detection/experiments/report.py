@@ -15,30 +15,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from caffelite.errors import CaffeliteError
 from detection.config import Options
 from detection.experiments import markdown, page
+from detection.experiments.result_format import EVALUATION, FORMAT, RESULT, ReportError, check
 
-FORMAT = 1
 PAPER_BATCH = {"images": 2, "rois": 128}
 """Of a minibatch, in the paper."""
 
-_REQUIRED = {
-    "study": str, "row": str, "label": str, "metric": str, "scores": dict, "published": dict, "time": dict,
-    "options": dict, "solver": str, "seed": int, "versions": dict, "data": dict, "effective_batch": dict,
-    "deviations": list, "files": dict,
-}  # fmt: skip
 _CURVES = ("precision_recall.png", "_loss.png")
-
-
-class ReportError(CaffeliteError):
-    """Results that cannot be reported: names the file and what it lacks."""
 
 
 def write(folder: str | Path, title: str | None = None, order: Sequence[str] = (), notes: Sequence[str] = ()) -> Path:
@@ -97,21 +88,13 @@ def read_result(file: Path) -> dict[str, Any]:
     result = _json(file)
     if not isinstance(result, dict) or result.get("format") != FORMAT:
         raise ReportError(f"{file}: expected a result of format {FORMAT}")
-    for key, kind in _REQUIRED.items():
-        if not isinstance(result.get(key), kind):
-            raise ReportError(f"{file}: expected {key} ({kind.__name__}), found {str(result.get(key))[:60]}")
-    for key in ("scores", "published"):
-        aps = result[key].get("AP") or {}
-        if not isinstance(aps, dict) or not all(ap is None or isinstance(ap, int | float) for ap in aps.values()):
-            raise ReportError(f"{file}: expected {key}.AP as numbers by class, found {str(aps)[:60]}")
-    if not all(isinstance(data, dict) for data in result["data"].values()):
-        raise ReportError(f"{file}: expected data as a description of each side, found {str(result['data'])[:60]}")
+    check(result, RESULT, file)
     folder, lacking = file.parent, []
     root = folder.parent.parent.resolve()
 
     def place(name: str | None, what: str) -> Path | None:
         path = folder / name if name else None
-        if path is None or not path.is_file():
+        if path is None or not os.path.isfile(path):  # False too for names that no file can have
             lacking.append(f"there is no {what}" + (f" {name}" if name else ""))
         elif not path.resolve().is_relative_to(root):
             lacking.append(f"{what} {name} lies outside {root} and is left out")
@@ -122,6 +105,7 @@ def read_result(file: Path) -> dict[str, Any]:
     named = result["files"]
     evaluation_file = place(named.get("evaluation"), "evaluation")
     evaluation = _json(evaluation_file) if evaluation_file else {}
+    check(evaluation, EVALUATION, evaluation_file)
     log = place(named.get("loss_log"), "loss log")
     beside = [name for name in ("worst.jpg", "best.jpg") if evaluation_file and (folder / name).is_file()]
     names = [name for name in named.get("pictures") or () if not name.endswith(_CURVES)]
@@ -129,7 +113,7 @@ def read_result(file: Path) -> dict[str, Any]:
     return {
         **result,
         "folder": folder.name,
-        "evaluation": evaluation if isinstance(evaluation, dict) else {},
+        "evaluation": evaluation,
         "losses": _losses(log) if log else {},
         "picture_files": [path for path in pictures if path],
         "lacking": lacking,
@@ -154,7 +138,6 @@ def _row(runs: list[dict]) -> dict[str, Any]:
     mean = statistics.fmean(known) if known else None
     published = first["published"].get("mAP")
     published = published if _is_number(published) else None
-    band = first.get("band") or first["evaluation"].get("band")
     row = {
         "row": first["row"],
         "label": first["label"],
@@ -162,7 +145,7 @@ def _row(runs: list[dict]) -> dict[str, Any]:
         "runs": runs,
         "mAP": mean,
         "spread": statistics.stdev(known) if len(known) > 1 else None,
-        "band": band if isinstance(band, dict) and all(_is_number(band.get(key)) for key in ("low", "high")) else None,
+        "band": first.get("band") or first["evaluation"].get("band"),
         "published": published,
         "published_note": first["published"].get("note") or "",
         "difference": None if mean is None or published is None else mean - published,
@@ -239,8 +222,11 @@ def _losses(log: Path) -> dict[str, list[float]]:
     try:
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
         names = [name for name in lines[0] if "loss" in name] if lines else []
-        return {name: [float(line[name]) for line in lines] for name in names}
-    except (OSError, ValueError, TypeError, KeyError) as e:
+        losses = {name: [float(line[name]) for line in lines] for name in names}
+        if not all(map(math.isfinite, (value for values in losses.values() for value in values))):
+            raise ValueError("a loss is not finite")
+        return losses
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
         raise ReportError(f"{log}: expected a JSON object with the losses in every line: {e!r}") from None
 
 

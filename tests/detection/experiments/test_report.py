@@ -214,10 +214,15 @@ def test_the_page_needs_nothing_beside_itself(tmp_path):
         ("{", "cannot be read as JSON"),
         ("[]", "expected a result of format 1"),
         ('{"format": 2}', "expected a result of format 1"),
-        ('{"format": 1, "study": 3}', r"expected study \(str\), found 3"),
-        ({"scores": {"AP": [1]}}, r"expected scores\.AP as numbers by class, found \[1\]"),
-        ({"published": {"AP": {"cat": "high"}}}, r"expected published\.AP as numbers"),
-        ({"data": {"train": 3}}, "expected data as a description of each side"),
+        ('{"format": 1, "study": 3}', "study: expected a text, found 3"),
+        ({"scores": {"AP": [1]}}, r"scores\.AP: expected an object, found \[1\]"),
+        ({"published": {"AP": {"cat": "high"}}}, r"published\.AP\.cat: expected a number, nan or null, found high"),
+        ({"data": {"train": 3}}, r"data\.train: expected an object"),
+        ({"data": {"train": {"name": "a", "images": 1}}}, r"data\.train\.sha256: is missing"),
+        ({"versions": {"machine": 3}}, r"versions\.machine: expected a text"),
+        ({"deviations": [3]}, r"deviations\.0: expected a text"),
+        ({"seed": 0.5}, "seed: expected a whole number"),
+        ({"band": {"low": 0.1, "high": float("inf")}}, r"band\.high: expected a finite number"),
     ],
 )
 def test_damaged_results(tmp_path, content, message):
@@ -226,7 +231,14 @@ def test_damaged_results(tmp_path, content, message):
         (tmp_path / "default" / "result.json").write_text(content)
     else:
         write_result(tmp_path, **content)
-    with pytest.raises(ReportError, match=rf"default/result\.json: {message}"):
+    with pytest.raises(ReportError, match=rf"default.*/result\.json: {message}"):
+        report.write(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"precision_recall": {"cat": [[1]]}}', '{"band": {"low": 1}}', '{"AP": 3}'])
+def test_damaged_evaluations(tmp_path, content):
+    (write_result(tmp_path) / "evaluation.json").write_text(content)
+    with pytest.raises(ReportError, match=r"default/evaluation\.json: .*(expected|is missing)"):
         report.write(tmp_path)
 
 
@@ -234,9 +246,10 @@ def test_damaged_logs_and_no_results(tmp_path):
     with pytest.raises(ReportError, match="found none"):
         report.write(tmp_path)
     place = write_result(tmp_path)
-    (place / "net_loss.jsonl").write_text('{"iter": 0, "loss": 1}\n{"iter": 1')
-    with pytest.raises(ReportError, match=r"net_loss\.jsonl: expected a JSON object with the losses in every line"):
-        report.write(tmp_path)
+    for text in ('{"iter": 0, "loss": 1}\n{"iter": 1', '{"loss": NaN}', '{"loss": []}', "3"):
+        (place / "net_loss.jsonl").write_text(text)
+        with pytest.raises(ReportError, match=r"net_loss\.jsonl: expected a JSON object with the losses in every line"):
+            report.write(tmp_path)
 
 
 def test_numbers_that_json_does_not_have(tmp_path):
