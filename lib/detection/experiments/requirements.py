@@ -105,12 +105,16 @@ def _of_dataset(name: str) -> list[Requirement]:
         return [_voc(int(match[1]), match[2])]
     if match := re.fullmatch(r"coco_(\d{4})_([\w-]+)", name):
         return _coco(int(match[1]), match[2])
-    folder, _, image_set = name.partition(":")
+    if match := re.fullmatch(r"(.+\.json):(.+)", name):
+        source = "yourself: annotations in COCO's format, and the folder of their images"
+        return [Requirement(f"data set {name}", (Path(place),), source) for place in match.groups()]
+    path, _, image_set = name.partition(":")
+    folder = Path(path)
     file = Path("ImageSets", "Main", f"{image_set.split(':')[0]}.txt")
     source = "yourself: a folder in VOC layout, data/README.md says how"
-    if Path(folder).name == "raccoon":
+    if folder.name == "raccoon":
         source = "https://github.com/datitran/raccoon_dataset, its images as JPEGImages and annotations as Annotations"
-    return [Requirement(f"data set {name}", (ROOT / folder / file,), source)]
+    return [Requirement(f"data set {folder.name}:{image_set}", (folder / file,), source)]
 
 
 def _voc(year: int, image_set: str) -> Requirement:

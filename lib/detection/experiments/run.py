@@ -87,7 +87,7 @@ class Training:
     @property
     def loss_log(self) -> Path:
         """The file with the losses of its iterations."""
-        return next(self.folder.glob("*_loss.jsonl"))
+        return self.folder / f"{self.model.name.rpartition('_iter_')[0]}_loss.jsonl"
 
     def iteration_seconds(self) -> list[float]:
         """How long every iteration took."""
@@ -178,8 +178,9 @@ def _train(row: Row, stage: Stage, before: Sequence[Training], dataset, data: Ma
     record = folder / "training.json"
     if record.is_file():
         done = json.loads(record.read_text())
-        logger.info("%s is trained", folder)
-        return Training(key, folder, folder / done["model"], done["peak"])
+        if (folder / done["model"]).is_file():
+            logger.info("%s is trained", folder)
+            return Training(key, folder, folder / done["model"], done["peak"])
     folder.mkdir(parents=True, exist_ok=True)
     comment = f"{row.model.title}, for {dataset.name}.\nWritten by tools/reproduce.py."
     (folder / "train.prototxt").write_text(files.to_prototxt(net, comment))

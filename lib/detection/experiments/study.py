@@ -4,8 +4,8 @@ A file is YAML with `title`, `source`, perhaps `notes`, `defaults` (of all rows)
 
     label           how the report names it
     model           CaffeNet, VGG_CNN_M_1024, VGG16, SqueezeNet or shapes
-    train, test     names of data sets (detection.datasets)
-    weights         file to start from; without it that of the model's ImageNet training
+    train, test     names of data sets (detection.datasets); folders are looked for from the repository's root
+    weights         file to start from, from the same root; without it that of the model's ImageNet training
     proposals       published (the authors' files, where there are some) or search (made here)
     options         those of detection.config, as in its YAML files
     stages          trainings one after the other, each {variant, iterations, solver: {field: value}}; a stage starts
@@ -135,6 +135,16 @@ def read(name: str) -> Study:
     return _Reader(path).study(content)
 
 
+def located(dataset: str) -> str:
+    """The name of a data set with its folders, if it names any, from the repository's root instead of from here."""
+    return "+".join(
+        ":".join(str(ROOT / part) if i == 0 or ".json:" in name else part for i, part in enumerate(name.split(":")))
+        if ":" in name
+        else name
+        for name in dataset.split("+")
+    )
+
+
 class _Reader:
     """Checks a file's content and builds the study of it; errors begin with file and row."""
 
@@ -170,8 +180,8 @@ class _Reader:
             label=str(row.get("label", name)),
             model=MODELS[model],
             weights=row.get("weights", WEIGHTS[model]),
-            train=self.text(row, "train"),
-            test=self.text(row, "test"),
+            train=located(self.text(row, "train")),
+            test=located(self.text(row, "test")),
             proposals=self.one_of("proposals", row.get("proposals", "search"), ("search", "published")),
             options=self.mapping(row, "options"),
             stages=tuple(self.stage(MODELS[model], stage) for stage in self.expect("stages", stages, list)),

@@ -13,6 +13,7 @@ def data(tmp_path, monkeypatch):
     """An empty folder in the place of data/."""
     monkeypatch.setattr(requirements, "DATA", tmp_path / "data")
     monkeypatch.setattr(requirements, "ROOT", tmp_path)
+    monkeypatch.setattr(study, "ROOT", tmp_path)
     return tmp_path / "data"
 
 
@@ -53,12 +54,16 @@ def test_other_data_sets(data):
     assert "COCO annotations test-dev 2015" in whats
     assert "COCO images val 2014" in whats
     assert [one.what for one in requirements.missing(study.read("raccoon").rows)] == [
-        "data set data/raccoon:trainval", "data set data/raccoon:test", "weights squeezenet_v1.0.caffemodel"
+        "data set raccoon:trainval", "data set raccoon:test", "weights squeezenet_v1.0.caffemodel"
     ]  # fmt: skip
     assert requirements.missing(study.read("shapes").rows) == []  # the default job's data is generated
     touch(data / "raccoon" / "ImageSets" / "Main" / "test.txt")
-    row = replace(study.read("raccoon").rows[0], train="data/raccoon:test:raccoon", weights=None)
+    row = replace(study.read("raccoon").rows[0], weights=None)
+    row = replace(row, train=study.located("data/raccoon:test:raccoon"))
     assert requirements.missing([row]) == []
+    row = replace(row, train=study.located("shapes_train+data/mine.json:data/images"))
+    whats = [one.places[0] for one in requirements.missing([row])]
+    assert whats == [data / "mine.json", data / "images"]
 
 
 def test_files_of_proposals(data):
