@@ -138,7 +138,8 @@ def run_row(row: Row, settings: Settings) -> Path:
     if result.is_file() and state.is_file() and json.loads(state.read_text()).get("key") == key:
         logger.info("%s is there, and nothing has changed", result)
         return result
-    result.unlink(missing_ok=True)
+    for outdated in (result, folder / "evaluation.json"):
+        outdated.unlink(missing_ok=True)
     measure.reset_peak_memory()
     _set_options(row.configured(row.stages[-1]))
     definition, model = _finish(row, trainings[-1], test_set, folder, settings)
@@ -259,6 +260,9 @@ def _result(row: Row, trainings: Sequence[Training], data: Mapping, folder: Path
             "rois": passes * options.TRAIN.BATCH_SIZE,
         },
         "deviations": list(row.deviations),
+        "notes": [
+            f"COCO's {name}: {value:.4f}" for name, value in (scores.get("coco") or {}).items() if value is not None
+        ],
         "scaled_down": str(settings.scale) if settings.scale else None,
         "files": {
             "loss_log": os.path.relpath(trainings[-1].loss_log, folder),

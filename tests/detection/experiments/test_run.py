@@ -4,6 +4,7 @@ with random weights on two images."""
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,8 @@ from detection.fast_rcnn.train import Trainer
 SCALE = ScaleDown(images=2, side=64, iterations=2, rois=8, proposals=20, width=64)
 KEYS = {
     "format", "study", "row", "label", "metric", "scores", "published", "time", "memory_peak_bytes", "options",
-    "solver", "seed", "versions", "data", "weights", "effective_batch", "deviations", "scaled_down", "files",
+    "solver", "seed", "versions", "data", "weights", "effective_batch", "deviations", "notes",
+    "scaled_down", "files",
 }  # fmt: skip
 
 
@@ -44,6 +46,7 @@ def test_every_row_of_every_study_runs(name, settings):
         assert set(result) == KEYS
         assert (result["study"], result["row"], result["label"]) == (name, row.name, row.label)
         assert 0 <= result["scores"]["mAP"] <= 1
+        assert result["notes"] == []
         assert result["published"]["mAP"] == row.published["mAP"]
         assert result["time"]["test_image_ms"] > 0
         assert result["scaled_down"].startswith("2 generated images")
@@ -126,6 +129,38 @@ def test_a_row_that_fails_does_not_stop_the_others(settings):
     with pytest.raises(StudyError, match=r"1 of 2 rows failed:\nbad: .*has no layer 'fc9'"):
         run.run(replace(one, rows=(bad, good)), (), settings)
     assert (settings.output / "shapes" / "default" / "result.json").is_file()
+
+
+def test_cocos_measures_are_notes(settings, monkeypatch):
+    """A row on COCO is scored by PASCAL's metric, which has a band of chance, and COCO's own stand below it."""
+    measured = run.jobs.test
+
+    def test(definition, imdb, model, proposals, output):
+        measured(definition, imdb, model, proposals, output)
+        path = Path(output) / "evaluation.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "coco": {"AP": 0.1972, "AP75": None}}))
+
+    monkeypatch.setattr(run.jobs, "test", test)
+    one = study.read("shapes")
+    result = json.loads(
+        run.run(replace(one, rows=(replace(one.row("default"), name="coco"),)), (), settings)[0].read_text()
+    )
+    assert result["notes"] == ["COCO's AP: 0.1972"]
+
+
+def test_a_test_set_without_annotations_has_no_score(settings, monkeypatch):
+    monkeypatch.setattr(run.jobs, "measure", lambda *_, **__: pytest.fail("measured"))
+    one = study.read("shapes")
+    row = settings.applied(replace(one.row("default"), name="unknown"))
+    hidden = settings.output / "hidden"
+    shutil.copytree(row.test.partition(":")[0], hidden)
+    shutil.rmtree(hidden / "Annotations")
+    row = replace(row, test=f"{hidden}:test:{row.test.rpartition(':')[2]}")
+    result = json.loads(run.run_row(row, settings).read_text())
+    assert result["scores"] == {"mAP": None, "AP": {}}
+    assert result["files"]["evaluation"] is None
+    assert len(list((settings.output / "shapes" / "unknown" / "results").glob("comp4_det_test_*.txt"))) == 6
+    assert run.write_report(one, settings).is_file()
 
 
 def test_fewer_iterations_and_own_proposals_are_deviations():

@@ -1,0 +1,29 @@
+"""tools/reproduce.py tells what there is, and what it is not given."""
+
+import subprocess
+import sys
+
+from detection.experiments import study
+
+
+def reproduce(*words: str) -> subprocess.CompletedProcess:
+    tool = str(study.ROOT / "tools" / "reproduce.py")
+    return subprocess.run([sys.executable, tool, *words], capture_output=True, text=True, cwd=study.ROOT)
+
+
+def test_list():
+    done = reproduce("list")
+    assert done.returncode == 0
+    for name in study.names():
+        assert f"{name:10} {study.read(name).title}" in done.stdout
+
+
+def test_what_is_wrong_is_told_in_a_line():
+    done = reproduce("run", "table9")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: table9: there is no such study; there are coco, figure2")
+    done = reproduce("show")
+    assert done.returncode == 2
+    assert "show needs a STUDY" in done.stderr
+    done = reproduce("show", "table4", "--row", "l_svm")
+    assert "table4: has no row 'l_svm'; its rows: s, s_svd" in done.stderr
