@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,10 @@ from detection.errors import DatasetError
 
 _IMAGES_OF = {"minival": "val", "valminusminival": "val", "test-dev": "test"}
 """Image sets that are parts of another one's images."""
+
+
+LARGEST = 1e12
+"""Coordinates and areas are below this."""
 
 
 @dataclass(frozen=True)
@@ -235,11 +238,8 @@ def _area(one: dict) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    """A number that a float can hold."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
+    """A number of a size that pixels and areas can have."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _is_integer(value: Any) -> bool:

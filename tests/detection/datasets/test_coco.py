@@ -63,6 +63,7 @@ def test_crowds_stand_apart_and_degenerate_boxes_are_counted(tmp_path, caplog):
         ({"bbox": [1, 2, 3]}, "annotation 1: expected bbox as four numbers, found .1, 2, 3"),
         ({"bbox": [1, 2, 3, float("nan")]}, "four numbers"),
         ({"bbox": [1, 2, 3, 10**400]}, "four numbers"),
+        ({"bbox": [1, 2, 3, -1e13]}, "four numbers"),
         ({"bbox": None}, "four numbers"),
         ({"bbox": [1, 2, 3, True]}, "four numbers"),
         ({"bbox": [1, 2, 3, 4], "category_id": 5}, "category_id 5 is none of"),
