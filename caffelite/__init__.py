@@ -14,6 +14,16 @@ from caffelite.layer import Layer, layer_type_list, register
 from caffelite.layers.python import allow_python
 from caffelite.net import TEST, TRAIN, LoadReport, Net
 from caffelite.net_spec import NetSpec, layers, params, to_proto
+from caffelite.pycaffe import (
+    has_nccl,
+    init_log,
+    log,
+    set_multiprocess,
+    set_solver_count,
+    set_solver_rank,
+    solver_count,
+    solver_rank,
+)
 from caffelite.solver import (
     AdaDeltaSolver,
     AdaGradSolver,
@@ -50,10 +60,13 @@ __all__ = [
     "allow_python",
     "allow_tf32",
     "get_solver",
+    "has_nccl",
+    "init_log",
     "install_as_caffe",
     "io",
     "layer_type_list",
     "layers",
+    "log",
     "net_spec",
     "params",
     "proto",
@@ -62,8 +75,13 @@ __all__ = [
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
+    "set_multiprocess",
     "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
     "set_threads",
+    "solver_count",
+    "solver_rank",
     "to_proto",
 ]
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from caffelite.errors import CaffeliteError, FileFormatError
 from caffelite.images import decode, decode_image, read_bytes
-from caffelite.proto import message
+from caffelite.proto import caffe_pb2, message  # noqa: F401 (pycaffe's scripts take caffe_pb2 from here)
 
 
 class InputError(CaffeliteError, ValueError):
