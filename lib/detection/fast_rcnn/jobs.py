@@ -196,6 +196,8 @@ def test(
     dataset = get_dataset(imdb)
     model = _model_for(dataset, definition, model)
     logger.info("testing %s on %s", model, dataset.name)
+    if model.stem.endswith("_svm") and not cfg.TEST.SVM:
+        logger.warning("%s seems to hold SVMs, but its scores go through the softmax: TEST.SVM is off", model)
     net = load_net(definition, model, dataset.classes, fit_classes)
     boxes = dataset_proposals(dataset, proposals_file)
     folder = Path(output) if output else model.with_suffix("") / dataset.name

@@ -136,7 +136,7 @@ def compress(
     compressed = compress_definition(whole, ranks, definition)
     net = Net(compressed, phase=TEST)
     file = dict(read_weights(weights))
-    lacking = [name for name in ranks if not file.get(name)]
+    lacking = [name for name in ranks if any(blob is None for blob in file.get(name) or [None])]
     if not lacking:
         lacking = [name for name in net.copy_from(weights).missing if name[:-2] not in ranks]
     if lacking:
@@ -159,15 +159,17 @@ def _fill(net: Net, name: str, rank: int, blobs: list[np.ndarray], source: str) 
     """Give a pair of layers the factors of the weights that the file `source` has for the layer `name`."""
     left, right = net.params[f"{name}_L"], net.params[f"{name}_U"]
     transpose = net.layer_dict[f"{name}_L"].transpose
-    shapes = left[0].shape[::-1] if transpose else left[0].shape, right[0].shape[::-1] if transpose else right[0].shape
-    shape = (shapes[1][0], shapes[0][1])
+    shape = right[0].shape[transpose], left[0].shape[not transpose]
     weights = blobs[0].reshape(blobs[0].shape[-2:])  # files of 2014 have four axes
     weights = weights.T if transpose else weights
-    if weights.shape != shape or len(blobs) != len(right):
+    biases = [blob.count for blob in right[1:]], [values.size for values in blobs[1:]]
+    if weights.shape != shape or biases[0] != biases[1]:
         raise WeightsError(
-            f"{source}: layer {name!r}: expected weights {shape} and {len(right) - 1} bias, "
-            f"actual {weights.shape} and {len(blobs) - 1}"
+            f"{source}: layer {name!r}: expected weights {shape} and biases {biases[0]}, "
+            f"actual {weights.shape} and {biases[1]}"
         )
+    if not np.isfinite(weights).all():
+        raise WeightsError(f"{source}: layer {name!r}: its weights are not all finite numbers")
     try:
         u, lower, energy = truncated_svd(weights, rank)
     except ConfigError as e:

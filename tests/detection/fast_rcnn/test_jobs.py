@@ -198,6 +198,24 @@ def test_the_newest_model_of_a_data_sets_classes_is_tested(job):
     assert newest_model("test.prototxt", ["__background__", *shapes.CLASSES]) == hdf5
 
 
+def test_svms_in_the_place_of_the_softmax(job, default_cfg, caplog):
+    classes = ":".join(("set", "train", ",".join(shapes.CLASSES)))
+    model = jobs.train("solver.prototxt", classes, 1, fit_classes=True)
+    svm = jobs.train_svms("test.prototxt", classes, fit_classes=True)
+    assert svm == model.with_name("net_iter_1_svm.caffemodel")
+    assert not [r for r in caplog.records if "converged" in r.message]
+    test = functools.partial(jobs.test, "test.prototxt", classes, str(svm), fit_classes=True)
+    test()
+    assert "TEST.SVM is off" in caplog.text
+    caplog.clear()
+    default_cfg.TEST.SVM = True
+    learned = test()["trained"].mean_ap  # on its own training images
+    assert "TEST.SVM" not in caplog.text
+    default_cfg.TEST.SVM = False
+    before = jobs.test("test.prototxt", classes, str(model), fit_classes=True)["trained"].mean_ap
+    assert learned > before + 0.1
+
+
 def test_other_class_counts_are_refused_on_both_sides(job):
     with pytest.raises(ConfigError, match=r"train\.prototxt: the data set has \d classes.*21"):
         jobs.train("solver.prototxt", "set:train")

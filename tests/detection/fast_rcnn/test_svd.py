@@ -134,8 +134,19 @@ def test_weights_of_another_shape(model, tmp_path):
     _, weights = model()
     other = tmp_path / "other.prototxt"
     other.write_text((NET % "").replace("dim: 5", "dim: 6"))
-    with pytest.raises(WeightsError, match=r"layer 'fc6': expected weights \(12, 48\) and 1 bias, actual \(12, 40\)"):
+    with pytest.raises(
+        WeightsError, match=r"layer 'fc6': expected weights \(12, 48\) and biases \[12\], actual \(12, 40\)"
+    ):
         compress(str(other), weights, {"fc6": 3}, str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_weights_that_are_no_numbers(model, tmp_path):
+    definition, weights = model()
+    net = Net(definition, phase=TEST)
+    net.params["fc6"][0].data[3, 5] = np.nan
+    net.save(weights)
+    with pytest.raises(WeightsError, match=r"net\.caffemodel: layer 'fc6': its weights are not all finite"):
+        compress(definition, weights, {"fc6": 3}, str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 @pytest.mark.parametrize("name", ["CaffeNet", "VGG_CNN_M_1024", "VGG16"])
