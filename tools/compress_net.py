@@ -43,6 +43,7 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = _common.parser(__doc__)
+    _common.add_python(parser)
     parser.add_argument(
         "--def", dest="definition", default="prototxt/test.prototxt", metavar="FILE", help="default: %(default)s"
     )
