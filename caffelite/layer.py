@@ -97,11 +97,11 @@ class Layer:
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Give the tops their shapes."""
-        raise NotImplementedError(f"{type(self).__name__} has no reshape")
+        raise self.error(f"{type(self).__name__} has no reshape")
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Compute the tops from the bottoms."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        raise self.error(f"{type(self).__name__} has no forward")
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         """Compute gradients from the tops' gradients."""

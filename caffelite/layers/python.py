@@ -16,7 +16,7 @@ from caffelite.layer import Layer, PassState, register, registered_classes
 # modules of the originals that this project replaces: {name in old prototxts: module to import instead}
 module_aliases: dict[str, str] = {}
 VARIABLE = "CAFFELITE_ALLOW_PYTHON"
-_allowed = {"caffelite"}
+_allowed: set[str] = set()
 
 
 def allow_python(*modules: str) -> None:
@@ -25,7 +25,7 @@ def allow_python(*modules: str) -> None:
     Raises CaffeliteError for what is no name of a module.
     """
     for module in modules:
-        if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
+        if module.endswith(".py") or not _is_name(module):
             raise CaffeliteError(
                 f"allow_python: expected the name of a module as in `import my_layers`, actual {module!r}"
             )
@@ -36,11 +36,11 @@ def allow_python(*modules: str) -> None:
 class Python(Layer):
     """The class python_param.layer of the module python_param.module, a subclass of Layer, does the work.
 
-    A prototxt alone runs no code: the module must be the project's own, or be given to `caffelite.allow_python` or to a
-    command's `--allow-python`; or the class is one that was made known by `@register`, or stands in the script that
-    runs. The module is looked for on sys.path and then in the current folder; it may `import caffe` without having it.
-    `param_str` reaches the layer as an attribute, set before `setup`. `share_in_parallel` makes no difference here.
-    Bottoms and tops: as the class has it. Source: python_layer.hpp, layer_factory.cpp.
+    A prototxt alone runs no code: the module must be the project's (in `module_aliases`), or be given to
+    `caffelite.allow_python` or to a command's `--allow-python`; or the class is one that `@register` has made known, or
+    stands in the script that runs. The module is looked for on sys.path and then in the current folder; it may `import
+    caffe` without having it. `param_str` reaches the layer as an attribute, set before `setup`. `share_in_parallel`
+    makes no difference here. Bottoms and tops: as the class has it. Source: python_layer.hpp, layer_factory.cpp.
     """
 
     @classmethod
@@ -48,7 +48,7 @@ class Python(Layer):
         """An instance of the user's class. Raises LayerError where it may not run, is missing or is no layer."""
         wanted = param.python_param
         error = Layer(param, phase, pass_state, where).error
-        if not wanted.module or not wanted.layer:
+        if not _is_name(wanted.module) or not wanted.layer:
             raise error(
                 f"python_param: expected module and layer, actual module {wanted.module!r}, layer {wanted.layer!r}"
             )
@@ -74,6 +74,10 @@ class Python(Layer):
         layer = found(param, phase, pass_state, where)
         layer.param_str_ = layer.param_str  # its name in the Caffe that Fast R-CNN came with
         return layer
+
+
+def _is_name(module: str) -> bool:
+    return all(part.isidentifier() for part in module.split("."))
 
 
 def _is_layer(found) -> bool:

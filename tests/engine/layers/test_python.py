@@ -50,7 +50,7 @@ def user_layers(tmp_path, monkeypatch):
     (tmp_path / "broken_layers.py").write_text("x = 1 / 0\n")
     (tmp_path / "strange_layers.py").write_text(f"open('it_ran', 'w').close()\n{SCALER}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(python_layer, "_allowed", {"caffelite"})
+    monkeypatch.setattr(python_layer, "_allowed", set())
     caffelite.allow_python("user_layers", "broken_layers", "no_such_module")
     before = set(sys.modules)
     yield
@@ -133,6 +133,16 @@ def test_a_module_that_is_imported_is_not_thereby_allowed(tmp_path, monkeypatch)
     assert REFUSAL in refused(text_of("strange_layers"))
     assert "'subprocess' may not run" in refused(text_of("subprocess", "Popen"))
     assert "'user_layers_too' may not run" in refused(text_of("user_layers_too"))
+
+
+@pytest.mark.parametrize("name", ["x; rm -r .", "../x", ".x", "x y"])
+def test_what_is_no_name_is_not_recommended(name):
+    assert "expected module and layer, actual module" in refused(text_of(name))
+
+
+def test_a_class_that_is_no_whole_layer():
+    assert "Python has no reshape" in refused(text_of("caffelite.layers.python", "Python"))
+    assert np.isfinite(LayerRun(text_of("caffelite.layers.softmax", "Softmax"), [X]).forward()[0]).all()
 
 
 def test_modules_are_allowed_by_name_with_those_below():
