@@ -33,8 +33,8 @@ from detection.models import build, files
 logger = logging.getLogger("detection")
 
 OUTPUT = Path("output/experiments")
-UNTRAINED = ("TEST", "EXP_DIR")
-"""Groups of options that no training depends on."""
+UNTRAINED = ("TEST", "EXP_DIR", "DEDUP_BOXES", "CLIP_BOTH_SIDES")
+"""Options that no training depends on."""
 HABITS = ("SNAPSHOT_ITERS", "SNAPSHOT_KEEP", "SNAPSHOT_INFIX", "USE_PREFETCH")
 """Options of TRAIN that change no weight."""
 
