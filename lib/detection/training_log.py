@@ -110,7 +110,10 @@ def summary(name: str, columns: Mapping[str, np.ndarray]) -> str:
 
 
 def _number(value) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan
 
 
 def _whole_lines(path: Path) -> tuple[Sequence[dict], int]:

@@ -68,6 +68,11 @@ def test_numbers_that_are_not_finite_are_no_json(tmp_path):
     assert "loss not finite" in summary("x", read_log(path))
 
 
+def test_a_number_beyond_all_floats(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"iter": 0, "loss": 1' + 400 * "0" + "}\n")
+    assert np.isnan(read_log(tmp_path / "a.jsonl")["loss"]).all()
+
+
 def test_a_full_disk_costs_lines_and_is_told_once(tmp_path, monkeypatch, caplog):
     log = TrainingLog(tmp_path / "log.jsonl", 0)
     real = os.write

@@ -16,6 +16,7 @@ import yaml
 
 import caffelite as caffe
 from caffelite import proto
+from detection import training_log
 from detection.config import Options, cfg
 from detection.datasets.annotation import read_annotation
 from detection.datasets.coco import CocoDataset
@@ -23,7 +24,10 @@ from detection.datasets.image import image_size, read_image
 from detection.datasets.shapes import ShapesOptions, make
 from detection.datasets.voc import VocDataset
 from detection.evaluation.detections import load_detections, save_detections
+from detection.experiments import report
+from detection.fast_rcnn.train import Trainer
 from detection.proposals import published, selective_search
+from detection.roi_data.roidb import make_entry
 from tests.fuzz.mutations import mutate_bytes, mutate_text, mutate_tree
 
 EXTENSIONS = (".jpg", ".png", ".bmp", ".webp", ".tiff", ".ppm", ".pgm", ".gif", ".jp2", ".hdr", ".ras", ".pfm", ".avif")
@@ -59,6 +63,21 @@ COCO = {
         {"id": 8, "image_id": 1, "category_id": 90, "bbox": [0, 0, 48, 32], "area": 1536, "iscrowd": 1},
     ],
 }
+EVALUATION = {
+    "AP": {"dark": 0.6, "bright": 0.54}, "rules": "AP: 11 points",
+    "precision_recall": {"dark": [[0.5, 1.0], [0.75, 0.6]]},
+    "band": {"low": 0.55, "high": 0.59, "level": 0.95, "classes": {"dark": [0.5, 0.7]}},
+}  # fmt: skip
+RESULT = {
+    "format": 1, "study": "table6", "row": "default", "label": "S, default", "metric": "VOC 2007, 11 points",
+    "scores": {"mAP": 0.57, "AP": {"dark": 0.6}}, "published": {"mAP": 0.571, "AP": {"dark": 0.58}, "note": "K40"},
+    "time": {"train_seconds": 4320.0, "train_iteration_ms": 108.0, "test_image_ms": None}, "seed": 3,
+    "memory_peak_bytes": 2**30, "options": {"TRAIN": {"BATCH_SIZE": 64}, "EPS": 1e-14}, "solver": "base_lr: 1",
+    "versions": {"caffelite": "0.1.0"}, "data": {"test": {"name": "voc", "images": 5, "sha256": "a"}},
+    "weights": {"file": "net.caffemodel", "sha256": "c"}, "effective_batch": {"images": 2, "rois": 128},
+    "deviations": ["smaller"], "notes": ["slow disk"], "scaled_down": None,
+    "files": {"loss_log": "log.jsonl", "evaluation": "evaluation.json", "pictures": ["a.png"]},
+}  # fmt: skip
 OPTIONS = (
     "PROFILE: py-faster-rcnn\nTRAIN:\n  SCALES: [600, 700]\n  BG_THRESH_LO: 0.1\nTEST: {NMS: 0.3, SVM: false}\n",
     "PIXEL_MEANS: &a [[[102.9801, 115.9465, 122.7717]]]\nEPS: 1e-14\nEXP_DIR: 'x'\nTRAIN: {SCALES: *a}\n",
@@ -121,6 +140,36 @@ def coco(random: Random) -> str:
     return f"{boxes} boxes, {sum(len(dataset.objects(i).boxes) for i in range(len(dataset)))} objects"
 
 
+def log_of_training(random: Random) -> str:
+    """Reads, or goes on with, a damaged log of a training."""
+    lines = [{"iter": i, "lr": 0.001, "loss": 1.5 / (i + 1), "loss_cls": 1.0, "seconds": 0.5} for i in range(3)]
+    if random.random() < 0.5:
+        lines[random.randrange(3)] = mutate_tree(lines[0], random)
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    data = (mutate_text(text, random, text) if random.random() < 0.3 else text).encode("utf-8", "surrogateescape")
+    Path("log.jsonl").write_bytes(mutate_bytes(data, random) if random.random() < 0.3 else data)
+    if random.random() < 0.5:
+        return training_log.summary("log", training_log.read_log("log.jsonl"))[:20]
+    log = training_log.TrainingLog("log.jsonl", random.randrange(1, 4))
+    log.close()
+    return "gone on with"
+
+
+def result_of_a_study(random: Random) -> str:
+    """Reads a result of a study, one of whose files is damaged."""
+    damaged = random.choice(("result.json", "result.json", "evaluation.json", "log.jsonl"))
+    content = {
+        "result.json": RESULT, "evaluation.json": EVALUATION, "log.jsonl": {"iter": 0, "loss": 2.5, "loss_cls": 1}
+    }  # fmt: skip
+    for name, value in content.items():
+        path = f"study/default/{name}"
+        if name == damaged:
+            _write_json(path, value, random)
+        else:
+            Path(path).write_text(json.dumps(value))
+    return f"without {len(report.read_result(Path('study/default/result.json'))['lacking'])}"
+
+
 def manifest(random: Random) -> str:
     """Makes the generated data set where a damaged one lies."""
     _write_json("shapes/manifest.json", _manifest(), random)
@@ -173,6 +222,21 @@ def demo_boxes(random: Random) -> str:
     return str(published.demo_boxes("boxes.mat", (WIDTH, HEIGHT)).shape)
 
 
+def resume(random: Random) -> str:
+    """Restores a training from damaged arrays beside its state, and does an iteration."""
+    arrays = dict(_resume())
+    if random.random() < 0.3:
+        origin = json.dumps(mutate_tree(json.loads(str(arrays["origin"])), random))
+        arrays["origin"] = np.array(origin.replace("\0", "x"))
+        np.savez("out/tiny_iter_1.resume.npz", **arrays)
+    else:
+        _write_arrays(Path("out/tiny_iter_1.resume.npz"), arrays, random)
+    trainer = _trainer()
+    trainer.restore("out/tiny_iter_1.solverstate", force=random.random() < 0.5)
+    trainer.solver.step(1)
+    return "trained"
+
+
 def proposal_cache(random: Random) -> str:
     """Reads proposals from a damaged file of the cache."""
     _write_arrays(_cached_proposals()[0], _cached_proposals()[1], random)
@@ -191,12 +255,13 @@ def warm_up() -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         Path("voc", part).mkdir(parents=True, exist_ok=True)
     Path("voc/ImageSets/Main/all.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    Path("study/default").mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(1)
     for name in NAMES:
         pixels = generator.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
         cv2.imwrite(f"voc/JPEGImages/{name}.png", cv2.GaussianBlur(pixels, (9, 9), 0))
         Path("voc/Annotations", f"{name}.xml").write_text(ANNOTATIONS[0])
-    _images(), _manifest(), _mat_files(), _cached_proposals(), _detections()
+    _images(), _manifest(), _mat_files(), _resume(), _cached_proposals(), _detections()
 
 
 def _write_json(path: str, value, random: Random) -> None:
@@ -293,6 +358,31 @@ def _mat_files() -> list[bytes]:
         scipy.io.savemat(stream, arrays, **options)
         found.append(stream.getvalue())
     return found
+
+
+@cache
+def _trainer() -> Trainer:
+    Path("train.prototxt").write_text(NET)
+    Path("out").mkdir(exist_ok=True)
+    param = proto.parse_text(
+        'train_net: "train.prototxt" snapshot_prefix: "out/tiny" base_lr: 1e-5 lr_policy: "fixed" random_seed: 7',
+        "SolverParameter",
+    )
+    trainer = Trainer(param, ("__background__", "dark", "bright"))
+    dataset = VocDataset("voc", "all", ("dark", "bright"))
+    boxes = np.array([(8, 6, 30, 20), (10, 8, 29, 19), (0, 0, 20, 20), (30, 20, 47, 31)])
+    entries = [
+        make_entry({"image": str(dataset.image_path(i)), **dataset.gt_roidb()[i]}, boxes) for i in range(len(dataset))
+    ]
+    trainer.set_data(entries)
+    return trainer
+
+
+@cache
+def _resume() -> dict[str, np.ndarray]:
+    _trainer().train(1)
+    with np.load("out/tiny_iter_1.resume.npz") as arrays:
+        return dict(arrays)
 
 
 @cache

@@ -17,10 +17,10 @@ READERS: dict[str, dict[Target, int]] = {
     "lmdb": {engine.records: 2, engine.database: 3},
     "images": {detection.image: 1},
     "xml": {detection.annotation: 1},
-    "json": {detection.coco: 5, detection.manifest: 1},
+    "json": {detection.coco: 5, detection.log_of_training: 3, detection.result_of_a_study: 3, detection.manifest: 1},
     "yaml": {detection.options: 2, detection.option_pairs: 1, detection.layer_options: 1},
     "mat": {detection.published_proposals: 3, detection.demo_boxes: 1},
-    "npz": {detection.proposal_cache: 1, detection.detections: 1},
+    "npz": {detection.resume: 1, detection.proposal_cache: 1, detection.detections: 1},
 }
 
 

@@ -91,7 +91,9 @@ def read_sidecar(file: Path) -> tuple[Origin, dict[str, np.ndarray]]:
             raise ValueError("of another version of this program")
         for name, kind in _KINDS.items():
             if not isinstance(values.get(name), kind):
-                raise ValueError(f"its {name} is {values.get(name)!r}")
+                raise ValueError(f"its {name} is {str(values.get(name))[:80]!r}")
+        if not all(isinstance(text, str) for name in ("files", "options") for text in values[name].values()):
+            raise ValueError("its files or options are no texts")
         return Origin(**values), arrays
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise FileFormatError(f"{file}: damaged, or not written by a training ({e})") from None

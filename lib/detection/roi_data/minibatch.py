@@ -103,15 +103,27 @@ class MinibatchSampler:
         }
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continue from a state of `get_state`. Raises ConfigError if it is of a roidb of another length."""
-        if len(state["permutation"]) != len(self.roidb):
+        """Continue from a state of `get_state`.
+
+        Raises ConfigError if it is of a roidb of another length, KeyError or ValueError if it is none.
+        """
+        keys, position, permutation, cursor = (np.asarray(state[name]) for name in self.get_state())
+        for name, values, shape, most in (
+            ("random_keys", keys, (624,), 2**32 - 1),
+            ("random_position", position, (), 624),
+            ("permutation", permutation, permutation.shape[:1], len(permutation.ravel()) - 1),
+            ("cursor", cursor, (), 2**31 - 1),
+        ):
+            if values.shape != shape or values.dtype.kind not in "iu" or not ((values >= 0) & (values <= most)).all():
+                raise ValueError(f"{name} is no state of minibatches: {values.dtype} {values.shape}")
+        if len(permutation) != len(self.roidb):
             raise ConfigError(
-                f"the saved order of images is of {len(state['permutation'])} images (mirror images included), "
+                f"the saved order of images is of {len(permutation)} images (mirror images included), "
                 f"but the training set has {len(self.roidb)}: resume with the same data set and options"
             )
-        self.random.set_state(("MT19937", state["random_keys"], int(state["random_position"])))
-        self.permutation = np.array(state["permutation"])
-        self.cursor = int(state["cursor"])
+        self.random.set_state(("MT19937", keys.astype(np.uint32), int(position)))
+        self.permutation = np.array(permutation)
+        self.cursor = int(cursor)
 
 
 def minibatch_blobs(roidb: Roidb, draws: Sequence[ImageDraw], num_classes: int) -> dict[str, np.ndarray]:

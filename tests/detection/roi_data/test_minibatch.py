@@ -117,6 +117,23 @@ def test_state_of_another_data_set_is_refused(default_cfg):
         MinibatchSampler(sampling_roidb(8), 3).set_state(state)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("random_keys", np.zeros(600, np.uint32)),
+        ("random_position", np.int64(700)),
+        ("cursor", np.array([1, 2])),
+        ("cursor", np.float64(1)),
+        ("permutation", np.arange(1, 9)),
+        ("permutation", np.array(3)),
+    ],
+)
+def test_what_is_no_state_is_refused(default_cfg, name, value):
+    sampler = MinibatchSampler(sampling_roidb(8), 3)
+    with pytest.raises(ValueError, match=f"{name} is no state of minibatches"):
+        sampler.set_state({**sampler.get_state(), name: value})
+
+
 @pytest.mark.parametrize("overlaps, counts", [([0.9] * 5, (5, 0)), ([0.3] * 90, (0, 64)), ([0.3] * 10 + [1], (1, 10))])
 def test_images_short_of_rois_give_fewer(default_cfg, overlaps, counts):
     roidb = [{"max_overlaps": np.float32(overlaps)}] * 2
