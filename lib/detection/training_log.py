@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,12 +25,13 @@ class TrainingLog:
     """Writes the log of a training that begins or goes on at an iteration.
 
     At iteration 0 an older log of the same name is moved aside with a number; later the lines from there on, which are
-    about to be written again, are dropped. A line that cannot be written is said and lost, and training goes on.
+    about to be written again, are dropped. Lines reach the file once in a second and at `flush`; what cannot be written
+    is told, kept, and tried again.
     """
 
     def __init__(self, path: str | Path, iteration: int):
         self.path = Path(path)
-        self._failed = False
+        self._pending, self._written, self._failed = b"", time.monotonic(), False
         if iteration == 0:
             set_aside(self.path)
         kept = _whole_lines(self.path)[0] if self.path.exists() else []
@@ -43,28 +45,28 @@ class TrainingLog:
     def add(self, **values: float) -> None:
         """Write one line; a number that is not finite becomes null."""
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        # a write that failed may have left a part of its line
-        data = f"{chr(10) if self._failed else ''}{json.dumps(line)}\n".encode()
-        try:
-            if os.write(self._file, data) < len(data):
-                raise OSError("no room for a line")
-            self._failed = False
-        except OSError as e:
-            if not self._failed:
-                logger.error("%s: cannot be written (%s): its lines are lost until it can be", self.path, e)
-            self._failed = True
+        self._pending += f"{json.dumps(line)}\n".encode()
+        if time.monotonic() - self._written > 1:
+            self.flush()
 
-    def revive(self) -> None:
-        """Begin the file again where it was deleted."""
+    def flush(self) -> None:
+        """Write what is pending, into a new file where the old one was deleted."""
+        self._written = time.monotonic()
         try:
             if not self.path.exists():
                 self._file, gone = self._open(), self._file
                 os.close(gone)
+            while self._pending:
+                self._pending = self._pending[os.write(self._file, self._pending) :]
+            self._failed = False
         except OSError as e:
-            logger.error("%s: cannot be begun again: %s", self.path, e)
+            if not self._failed:
+                logger.error("%s: cannot be written (%s); its lines are kept until it can be", self.path, e.strerror)
+            self._failed = True
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what is pending and close the file."""
+        self.flush()
         os.close(self._file)
 
 

@@ -73,33 +73,47 @@ def test_a_number_beyond_all_floats(tmp_path):
     assert np.isnan(read_log(tmp_path / "a.jsonl")["loss"]).all()
 
 
-def test_a_full_disk_costs_lines_and_is_told_once(tmp_path, monkeypatch, caplog):
+def test_a_full_disk_costs_no_lines_and_is_told_once(tmp_path, monkeypatch, caplog):
     log = TrainingLog(tmp_path / "log.jsonl", 0)
-    real = os.write
+    real, room = os.write, [9]
 
     def full(descriptor, data):
-        real(descriptor, data[:9])
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        size, room[0] = room[0], 0
+        return real(descriptor, data[:size])
 
     log.add(iter=0, loss=1.0)
     monkeypatch.setattr(os, "write", full)
-    log.add(iter=1, loss=1.0)
-    log.add(iter=2, loss=1.0)
+    for i in (1, 2):
+        log.add(iter=i, loss=1.0)
+        log.flush()
     monkeypatch.setattr(os, "write", real)
     log.add(iter=3, loss=1.0)
     log.close()
-    assert read_log(log.path)["iter"].tolist() == [0, 3]
+    assert read_log(log.path)["iter"].tolist() == [0, 1, 2, 3]
     assert caplog.text.count("No space left") == 1
 
 
 def test_a_deleted_log_begins_again(tmp_path):
     log = TrainingLog(tmp_path / "log.jsonl", 0)
     log.add(iter=0, loss=1.0)
+    log.flush()
     log.path.unlink()
-    log.revive()
     log.add(iter=1, loss=1.0)
     log.close()
     assert training_log.read_log(log.path)["iter"].tolist() == [1]
+
+
+def test_lines_are_seen_while_a_training_runs(tmp_path, monkeypatch):
+    log = TrainingLog(tmp_path / "log.jsonl", 0)
+    now = training_log.time.monotonic()
+    log.add(iter=0, loss=1.0)
+    assert log.path.read_text() == ""
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: now + 5)
+    log.add(iter=1, loss=1.0)
+    assert len(log.path.read_text().splitlines()) == 2
+    log.close()
 
 
 def test_pictures_of_one_log_and_of_two(tmp_path):

@@ -124,13 +124,14 @@ class Trainer:
                     wish = signals()
                     done = self.solver.iter == max_iters
                     if done or wish == "stop":
+                        log.flush()
                         model = self.snapshot()
                         if not done:
                             raise Stopped(self._how_to_continue(model, max_iters), signals.stopped_by)
                         return model
                     if wish == "snapshot" or self.solver.iter % cfg.TRAIN.SNAPSHOT_ITERS == 0:
+                        log.flush()  # a resume reads it up to here
                         self._try_snapshot()
-                        log.revive()
         except NotFinite as e:
             raise TrainingError(f"{e}. {self._keep_weights_before(first)}") from None
         finally:

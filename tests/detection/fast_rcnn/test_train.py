@@ -9,6 +9,7 @@ import pytest
 
 import caffelite as caffe
 from caffelite.errors import WeightsError
+from caffelite.solver.signals import Stopped
 from detection.config import ConfigError
 from detection.fast_rcnn.memory import largest_shapes, memory_plan
 from detection.fast_rcnn.watch import TrainingError
@@ -124,6 +125,39 @@ def test_a_loss_that_is_not_finite_names_blob_and_images(tmp_path, entries):
         TrainingError, match=r"iteration 0: the loss is not finite.*First blob.*'conv1'.*\d\.png.*base_lr"
     ):
         trainer.train(3)
+
+
+def test_sigterm_and_sighup(tmp_path, entries):
+    whole = trainer_of(solver_param(tmp_path, "whole"), entries).train(4)
+    trainer = trainer_of(solver_param(tmp_path), entries)
+    signals = {0: signal.SIGHUP, 1: signal.SIGTERM}
+    trainer.solver.add_callback(
+        lambda: os.kill(os.getpid(), signals[trainer.solver.iter]) if trainer.solver.iter in signals else None,
+        lambda: None,
+    )
+    with pytest.raises(Stopped, match="stopped at iteration 2 of 4") as stopped:
+        trainer.train(4)
+    assert stopped.value.status == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.solverstate")) == [
+        "tiny_iter_1.solverstate", "tiny_iter_2.solverstate",
+    ]  # fmt: skip
+    rest = trainer_of(solver_param(tmp_path), entries)
+    rest.restore(tmp_path / "out" / "tiny_iter_1.solverstate")
+    assert rest.train(4).read_bytes() == whole.read_bytes()
+
+
+def test_display_and_debug_info(tmp_path, entries, caplog):
+    caplog.set_level("INFO", "detection")
+    trainer_of(solver_param(tmp_path, more="display: 2"), entries).train(4)
+    lines = [record.message for record in caplog.records if record.message.startswith("iteration ")]
+    assert [line.split(":")[0] for line in lines] == ["iteration 2 of 4", "iteration 4 of 4"]
+    assert "[Forward]" not in caplog.text
+    caplog.clear()
+    trainer_of(solver_param(tmp_path, more="display: 2 debug_info: true"), entries).train(2)
+    assert "[Forward] Layer conv1, top blob conv1 data" in caplog.text and "Iteration 0, loss =" in caplog.text
+    caplog.clear()
+    trainer_of(solver_param(tmp_path, more="display: 0 debug_info: true"), entries).train(2)
+    assert "has debug_info but no display" in caplog.text and "iteration 2 of 2" not in caplog.text
 
 
 def test_class_counts(tmp_path, entries):
