@@ -3,6 +3,7 @@
 /data/<layer>/<i> and, if gradients are saved, /diff/<layer>/<i>; /iter, /learned_net, /current_step, /history/<i>.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,5 +154,8 @@ def _opened(path: str | Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def _replaced(path: str | Path) -> Iterator[h5py.File]:
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # the HDF5 library ends the process where a disk is full at the moment it closes a file
+    with h5py.File(content, "w") as file:
         yield file
+    with replacing(path) as temporary, open(temporary, "wb") as written:
+        written.write(content.getbuffer())

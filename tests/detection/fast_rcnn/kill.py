@@ -78,8 +78,11 @@ def killed_run(folder: Path, seconds: float, dice: random.Random) -> tuple[int, 
     for _ in range(dice.randint(1, 3)):
         process = start(folder)
         first = process.stdout.readline()
-        if not first:
-            raise RuntimeError(process.communicate()[1])
+        if not first:  # the last kill came after the last snapshot: nothing is left to train
+            _, errors = process.communicate()
+            if process.returncode:
+                raise RuntimeError(errors)
+            break
         for _ in range(dice.randrange(ITERATIONS - int(first))):
             process.stdout.readline()
         time.sleep(dice.uniform(0, seconds))

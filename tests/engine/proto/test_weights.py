@@ -1,13 +1,15 @@
 """Weights and solver states: Caffe's values are read, Caffe's bytes written, and damage is named."""
 
+import os
 import random
 import re
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from caffelite.errors import FileFormatError
+from caffelite.errors import CaffeliteError, FileFormatError
 from caffelite.proto import message, parse_text, read_binary, upgrade_net, wire, write_binary
 from caffelite.proto.weights import (
     read_blobproto,
@@ -255,3 +257,31 @@ def test_real_models(shared):
         for layer in net.layer:
             for ours, theirs in zip(layers[layer.name], layer.blobs, strict=True):
                 np.testing.assert_array_equal(ours.ravel(), np.array(theirs.data, np.float32))
+
+
+@pytest.mark.parametrize("limit", [10, 3000, 5000, 6200, 7000])
+@pytest.mark.parametrize("name", ["x.solverstate", "x.solverstate.h5"])
+def test_a_disk_that_takes_no_more(tmp_path, name, limit):
+    history = [np.ones((40, 40), np.float32)] * 2
+    path = tmp_path / name
+    write_solverstate(path, 1, "before", 0, history)
+    before, size = path.read_bytes(), path.stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(limit, size - 1), limits[1]))
+    try:
+        with pytest.raises(CaffeliteError, match=rf"{re.escape(name)}: cannot be written: .*File too large"):
+            write_solverstate(path, 2, "after", 0, history)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    if os.path.isdir("/proc/self/fd"):  # an open file keeps its room on the disk
+        assert not [fd for fd in os.listdir("/proc/self/fd") if str(tmp_path) in _target(fd)]
+    write_solverstate(path, 3, "later", 0, history)
+    assert read_solverstate(path).iter == 3
+
+
+def _target(descriptor):
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""
