@@ -10,6 +10,7 @@ import pytest
 
 import caffelite as caffe
 from caffelite.cli import main
+from caffelite.solver.lock import locked
 
 NET = """
 name: "line"
@@ -31,10 +32,7 @@ def files(tmp_path, monkeypatch):
         'net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 4 random_seed: 1 snapshot: 2 '
         'snapshot_prefix: "s"'
     )
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
-    yield tmp_path
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    return tmp_path
 
 
 def test_train_and_continue(files, capsys):
@@ -49,7 +47,15 @@ def test_train_and_continue(files, capsys):
 
 @pytest.mark.parametrize(
     "number, effect, last, written",
-    [(signal.SIGINT, "stop", 1, [1]), (signal.SIGINT, "none", 4, [2, 4]), (signal.SIGHUP, "snapshot", 4, [1, 2, 4])],
+    [
+        (signal.SIGINT, "stop", 1, [1]),
+        (signal.SIGINT, "none", 4, [2, 4]),
+        (signal.SIGINT, "snapshot", 4, [1, 2, 4]),
+        (signal.SIGHUP, "snapshot", 4, [1, 2, 4]),
+        (signal.SIGHUP, "stop", 1, [1]),
+        (signal.SIGHUP, "none", 4, [2, 4]),
+        (signal.SIGTERM, None, 1, [1]),
+    ],
 )
 def test_signals(files, number, effect, last, written, monkeypatch):
     solvers = []
@@ -61,10 +67,18 @@ def test_signals(files, number, effect, last, written, monkeypatch):
         return solver
 
     monkeypatch.setattr("caffelite.cli.get_solver", get_solver)
-    name = {signal.SIGINT: "--sigint_effect", signal.SIGHUP: "--sighup_effect"}[number]
-    assert main(["train", "--solver", "solver.prototxt", name, effect]) == 0
+    name = {signal.SIGINT: ["--sigint_effect"], signal.SIGHUP: ["--sighup_effect"]}.get(number, [])
+    status = main(["train", "--solver", "solver.prototxt", *name, *filter(None, [effect])])
+    assert status == (143 if number == signal.SIGTERM else 0)
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     assert solvers[0].iter == last
     assert sorted(files.glob("*.solverstate")) == [files / f"s_iter_{n}.solverstate" for n in written]
+
+
+def test_a_prefix_that_another_training_writes(files, capsys):
+    with locked("s"):
+        assert main(["train", "--solver", "solver.prototxt"]) == 1
+    assert f"caffelite: s: process {os.getpid()} on " in capsys.readouterr().err
 
 
 def test_test(files, capsys):

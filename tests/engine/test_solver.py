@@ -1,5 +1,9 @@
 """Solvers: the update to the letter, policies, test nets, snapshots in both formats, callbacks and checks."""
 
+import os
+import shutil
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -185,3 +189,43 @@ def test_missing_learned_net_is_said(make, tmp_path):
     (tmp_path / "s_iter_1.caffemodel").unlink()
     with pytest.raises((WeightsError, caffe.CaffeliteError), match=r"s_iter_1\.caffemodel"):
         make().restore(str(tmp_path / "s_iter_1.solverstate"))
+
+
+def test_a_snapshot_that_fails_is_told_and_the_last_one_is_an_error(make, tmp_path, caplog):
+    solver = make("snapshot: 2")
+    whole = solver.net.params["ip"][0].data
+    (tmp_path / "s_iter_2.caffemodel").mkdir()
+    solver.solve()
+    assert "No snapshot of iteration 2, training goes on" in caplog.text
+    assert solver.iter == 6 and (tmp_path / "s_iter_6.solverstate").exists() and np.isfinite(whole).all()
+    (tmp_path / "s_iter_6.caffemodel").unlink()
+    (tmp_path / "s_iter_6.caffemodel").mkdir()
+    with pytest.raises(caffe.CaffeliteError, match=r"s_iter_6\.caffemodel: cannot be written"):
+        make("snapshot: 2").solve()
+
+
+def test_callbacks_after_each_pass_and_updates_left_out(make):
+    solver = make("iter_size: 3")
+    calls = []
+    skip = [None, "skip", False]
+    solver.add_callback(lambda: None, lambda: skip[solver.iter], lambda: calls.append(solver.iter))
+    weights = [solver.net.params["ip"][0].data.copy()]
+    for _ in range(3):
+        solver.step(1)
+        weights.append(solver.net.params["ip"][0].data.copy())
+    assert calls == [0, 0, 0, 1, 1, 1, 2, 2, 2] and solver.iter == 3
+    assert [np.array_equal(a, b) for a, b in pairwise(weights)] == [False, True, False]
+
+
+def test_the_model_beside_a_state_is_its_own(make, tmp_path):
+    solver = make()
+    solver.step(1)
+    model, state = solver.snapshot()
+    (tmp_path / "moved").mkdir()
+    for file in (model, state):
+        shutil.copy(file, tmp_path / "moved")
+    solver.net.params["ip"][0].data.fill(7)
+    solver.net.save(model)  # another one under the name that the state has
+    rest = make()
+    rest.restore(tmp_path / "moved" / os.path.basename(state))
+    assert not (rest.net.params["ip"][0].data == 7).any()

@@ -99,6 +99,20 @@ def dataset(tmp_path):
     return VocDataset(tmp_path / "shapes", "train", shapes.CLASSES, "shapes_train")
 
 
+def test_two_processes_at_once(dataset, tmp_path):
+    code = (
+        "import sys; from detection.datasets import VocDataset, shapes; "
+        "from detection.proposals.selective_search import proposals; data = VocDataset(sys.argv[1], 'train', shapes.CLASSES, 'shapes_train'); "
+        "print([boxes.sum() for boxes in proposals(data, cache=sys.argv[2], threads=1)])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
+    command = [sys.executable, "-c", code, str(tmp_path / "shapes"), str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = {process.communicate()[0] for process in both}
+    assert told == {f"{[boxes.sum() for boxes in proposals(dataset, cache=tmp_path / 'cache')]}\n"}
+    assert len(list((tmp_path / "cache" / "selective_search").iterdir())) == 1
+
+
 def test_made_once_and_the_same_on_any_number_of_threads(dataset, tmp_path, monkeypatch):
     made = proposals(dataset, cache=tmp_path / "cache", threads=2)
     assert [len(boxes) > 0 for boxes in made] == [True] * 3
