@@ -73,9 +73,10 @@ def test_write_image(tmp_path):
 
 def test_plots(tmp_path):
     visualize.plot_training({"loss": (range(50), np.linspace(2, 0, 50)), "none": ([], [])}, tmp_path / "loss.png", "t")
-    found = ClassResult("cat", 0.5, np.array([0.5, 0.5]), np.array([1.0, 0.5]), 2, 0, 2)
-    nothing = ClassResult("dog", 0.0, np.zeros(0), np.zeros(0), 1, 0, 0)
-    absent = ClassResult("cow", float("nan"), np.zeros(0), np.zeros(0), 0, 0, 0)
+    hits, nobody = (np.array([0.9, 0.8]), np.array([0, 1]), np.array([1, 0]), np.array([0, 1])), (np.zeros(0),) * 4
+    found = ClassResult("cat", 0.5, np.array([0.5, 0.5]), np.array([1.0, 0.5]), 2, 0, 2, *hits, np.array([1, 1, 0]))
+    nothing = ClassResult("dog", 0.0, np.zeros(0), np.zeros(0), 1, 0, 0, *nobody, np.array([1, 0, 0]))
+    absent = ClassResult("cow", float("nan"), np.zeros(0), np.zeros(0), 0, 0, 0, *nobody, np.zeros(3))
     evaluation = Evaluation("voc_all", 3, (found, nothing, absent), True, 0.5, False)
     visualize.plot_precision_recall(evaluation, tmp_path / "curves.png")
     for name in ("loss.png", "curves.png"):

@@ -151,7 +151,7 @@ def slow_compiler(tmp_path):
     """A compiler that takes a minute, with a child of its own as g++ has."""
     file = tmp_path / "compiler"
     file.write_text(
-        f'#!/bin/sh\ncase "$1" in --version) exit 0;; esac\necho $$ > {tmp_path}/started\nsleep 60 &\nwait\n'
+        f'#!/bin/sh\ncase "$1" in --version) exit 0;; esac\nsleep 1\necho $$ > {tmp_path}/started\nsleep 60 &\nwait\n'
     )
     file.chmod(0o755)
     return file

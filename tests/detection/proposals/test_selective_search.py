@@ -102,7 +102,8 @@ def dataset(tmp_path):
 def test_two_processes_at_once(dataset, tmp_path):
     code = (
         "import sys; from detection.datasets import VocDataset, shapes; "
-        "from detection.proposals.selective_search import proposals; data = VocDataset(sys.argv[1], 'train', shapes.CLASSES, 'shapes_train'); "
+        "from detection.proposals.selective_search import proposals; "
+        "data = VocDataset(sys.argv[1], 'train', shapes.CLASSES, 'shapes_train'); "
         "print([boxes.sum() for boxes in proposals(data, cache=sys.argv[2], threads=1)])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
