@@ -1,8 +1,14 @@
 """Options: defaults, files, pairs, profiles, and what is refused."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 
+from caffelite import proto
 from detection.config import PROFILES, ConfigError, Options, cfg
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -147,3 +153,12 @@ def test_aliases_are_refused_by_their_place(options, tmp_path):
     (tmp_path / "c.yml").write_text("TRAIN: &a {SCALES: [1]}\nTEST: *a\n")
     with pytest.raises(ConfigError, match=r"c\.yml:2:7: cannot be read as YAML options: aliases"):
         options.merge_file(tmp_path / "c.yml")
+
+
+def test_the_example_that_overfits_differs_from_its_net_as_it_says(options):
+    options.merge_file(ROOT / "models/SqueezeNet/config.yml")
+    expected = dataclasses.replace(options.TRAIN, USE_FLIPPED=False)
+    options.merge_file(ROOT / "examples/overfit/config.yml")
+    assert expected == options.TRAIN
+    solver = proto.read_solver(str(ROOT / "examples/overfit/solver.prototxt"))
+    assert (ROOT / solver.train_net).is_file() and solver.stepsize < solver.max_iter
