@@ -110,7 +110,7 @@ def train(
             param.random_seed = origin.seed
             if resume and origin.iteration >= iters:
                 logger.info("%s is of iteration %d: there is nothing left to train", snapshot, origin.iteration)
-                return Path(str(snapshot).replace(".solverstate", ".caffemodel"))
+                return snapshots.model_of(snapshot)
         trainer = Trainer(param, dataset.classes, fit_classes)
         if weights and not snapshot:
             trainer.load_weights(weights, strict)

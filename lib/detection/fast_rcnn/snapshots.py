@@ -68,6 +68,12 @@ def sidecar(state: str | Path) -> Path:
     return state.with_name(state.name.removesuffix(".h5").removesuffix(".solverstate") + _SIDECAR)
 
 
+def model_of(state: str | Path) -> Path:
+    """The .caffemodel of a .solverstate."""
+    head, _, tail = Path(state).name.rpartition(".solverstate")
+    return Path(state).with_name(f"{head}.caffemodel{tail}")
+
+
 def write_sidecar(
     model: str, state: str, arrays: Mapping[str, np.ndarray], iteration: int, run: str, seed: int, options
 ) -> None:
@@ -103,15 +109,15 @@ def read(state: str | Path) -> tuple[Origin, dict[str, np.ndarray]]:
     """What lies beside a .solverstate, whose files have to be those that were written. Raises FileFormatError."""
     file = sidecar(state)
     origin, arrays = read_sidecar(file)
-    if Path(state).name not in origin.files:
-        raise FileFormatError(f"{file}: belongs to {', '.join(origin.files)}, not to {Path(state).name}")
-    for name, expected in origin.files.items():
+    for path in (model_of(state), Path(state)):
+        if path.name not in origin.files:
+            raise FileFormatError(f"{file}: belongs to {', '.join(origin.files)}, not to {path.name}")
         try:
-            actual = _sha256(file.with_name(Path(name).name))
+            actual = _sha256(path)
         except OSError as e:
-            raise FileFormatError(f"{file.with_name(Path(name).name)}: cannot be read: {e.strerror}") from None
-        if actual != expected:
-            raise FileFormatError(f"{file.with_name(name)}: damaged, or of another snapshot than {file.name}")
+            raise FileFormatError(f"{path}: cannot be read: {e.strerror}") from None
+        if actual != origin.files[path.name]:
+            raise FileFormatError(f"{path}: damaged, or of another snapshot than {file.name}")
     return origin, arrays
 
 
@@ -121,19 +127,18 @@ def newest(prefix: str | Path) -> Path | None:
     for file in _of_prefix(prefix, _SIDECAR):
         try:
             origin, _ = read_sidecar(file)
-            found.append((origin.written, origin.iteration, file))
+            found.append((origin.written, origin.iteration, file, origin.files))
         except FileFormatError as e:
             logger.warning("not resumed from: %s", e)
-    complete = {file for _, _, file in found}
     for state in [s for suffix in _STATES for s in _of_prefix(prefix, suffix)]:
-        if sidecar(state) not in complete and not sidecar(state).exists():
+        if not sidecar(state).exists():
             logger.warning("not resumed from: %s: incomplete, %s is not there", state, sidecar(state).name)
-    for _, _, file in sorted(found, reverse=True):
+    for _, _, file, files in sorted(found, key=lambda one: one[:2], reverse=True):
         stem = file.name.removesuffix(_SIDECAR)
-        state = next((s for s in (file.with_name(stem + suffix) for suffix in _STATES) if s.exists()), None)
+        state = next((file.with_name(stem + suffix) for suffix in _STATES if stem + suffix in files), None)
         try:
             if state is None:
-                raise FileFormatError(f"{file}: {stem}.solverstate is not there")
+                raise FileFormatError(f"{file}: belongs to {', '.join(files)}")
             read(state)
             return state
         except FileFormatError as e:
@@ -153,12 +158,14 @@ def prune(state: str | Path, keep: int) -> None:
         except FileFormatError:
             continue
         if origin.run == run and file != latest:
-            older.append((origin.written, file, origin.files))
-    for _, file, others in sorted(older, key=lambda one: one[0], reverse=True)[keep - 1 :]:
+            older.append((origin.written, file))
+    for _, file in sorted(older, key=lambda one: one[0], reverse=True)[keep - 1 :]:
         try:
             file.unlink()  # first: without it the others are no snapshot
-            for name in others:
-                file.with_name(Path(name).name).unlink(missing_ok=True)
+            for suffix in _STATES:
+                state = file.with_name(file.name.removesuffix(_SIDECAR) + suffix)
+                state.unlink(missing_ok=True)
+                model_of(state).unlink(missing_ok=True)
         except OSError as e:
             logger.warning("%s: cannot be deleted: %s", file, e.strerror)
 

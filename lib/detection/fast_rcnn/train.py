@@ -256,7 +256,7 @@ class Trainer:
     def _restore_plain(self, state: str | Path) -> None:
         self.solver.restore(state)
         note = "bbox_pred is taken as normalised, which it is where Caffe itself wrote the snapshot"
-        if self.regressor is not None and kept_class_names(str(state).replace(".solverstate", ".caffemodel")):
+        if self.regressor is not None and kept_class_names(snapshots.model_of(state)):
             note = "bbox_pred is normalised anew, which changes its last bits"
             self._normalise()
         logger.warning(

@@ -215,6 +215,14 @@ def test_what_must_be_equal(tmp_path, entries, folder, default_cfg, says, option
     assert "resumed though it was trained otherwise" in caplog.text
 
 
+def test_both_formats_of_one_iteration(tmp_path, entries, folder):
+    trainer_of(solver_param(tmp_path), entries).train(3)
+    trainer_of(solver_param(tmp_path, more="snapshot_format: HDF5"), entries).train(3)
+    assert snapshots.newest(prefix(folder)).name == "tiny_iter_3.solverstate.h5"
+    with pytest.raises(FileFormatError, match=r"belongs to tiny_iter_3\.caffemodel\.h5, .*, not to tiny_iter_3\.caffe"):
+        snapshots.read(folder / "tiny_iter_3.solverstate")
+
+
 def test_what_may_change(tmp_path, entries, folder, default_cfg):
     trainer_of(solver_param(tmp_path), entries).train(3)
     default_cfg.merge({"TRAIN": {"SNAPSHOT_ITERS": 1, "SNAPSHOT_KEEP": 5, "USE_PREFETCH": False, "NONFINITE": "skip"}})
