@@ -123,18 +123,17 @@ def ticks(most: float, least: float = 0.0) -> list[float]:
     return [round(n * step, 10) for n in range(first, last + 1)]
 
 
-def thinned(values: Sequence[float], points: int = 200) -> list[tuple[float, float]]:
-    """(index, mean of the values around it), at most so many, smoothed over 1/40 of the values."""
-    window = max(1, len(values) // 40)
+def thinned(curve: Curve, points: int = 200) -> list[tuple[float, float]]:
+    """At most so many points of a curve, first and last among them, smoothed over 1/40 of its length."""
+    window = max(1, len(curve) // 40)
     sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    step = max(1, math.ceil(len(values) / points))
-    chosen = sorted({*range(0, len(values), step), len(values) - 1} if values else ())
+    for _, y in curve:
+        sums.append(sums[-1] + y)
+    chosen = sorted({*range(0, len(curve), math.ceil(len(curve) / points)), len(curve) - 1}) if curve else ()
     smooth = []
     for n in chosen:
-        first, last = max(0, n - window // 2), min(len(values), n + window // 2 + 1)
-        smooth.append((float(n), (sums[last] - sums[first]) / (last - first)))
+        first, last = max(0, n - window // 2), min(len(curve), n + window // 2 + 1)
+        smooth.append((curve[n][0], (sums[last] - sums[first]) / (last - first)))
     return smooth
 
 

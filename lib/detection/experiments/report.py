@@ -22,9 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from caffelite.errors import FileFormatError
 from detection.config import Options
 from detection.experiments import markdown, page
 from detection.experiments.result_format import EVALUATION, FORMAT, RESULT, ReportError, check
+from detection.training_log import loss_names, read_log
 
 PAPER_BATCH = {"images": 2, "rois": 128}
 """Of a minibatch, in the paper."""
@@ -81,9 +83,8 @@ def collect(
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """A result with what its files hold: `losses` {name: values}, `evaluation`, `picture_files`, `lacking` texts.
-
-    Raises ReportError.
+    """A result with what its files hold: `losses` {name: points (iteration, value)}, `evaluation`, `picture_files`, and
+    `lacking`, texts that tell which it does not have. Raises ReportError.
     """
     result = _json(file)
     if not isinstance(result, dict) or result.get("format") != FORMAT:
@@ -106,7 +107,12 @@ def read_result(file: Path) -> dict[str, Any]:
     evaluation_file = place(named.get("evaluation"), "evaluation")
     evaluation = _json(evaluation_file) if evaluation_file else {}
     check(evaluation, EVALUATION, evaluation_file)
-    log = place(named.get("loss_log"), "loss log")
+    losses = {}
+    if log := place(named.get("loss_log"), "loss log"):
+        try:
+            losses = _losses(log)
+        except FileFormatError as e:
+            lacking.append(str(e))
     beside = [name for name in ("worst.jpg", "best.jpg") if evaluation_file and (folder / name).is_file()]
     names = [name for name in named.get("pictures") or () if not name.endswith(_CURVES)]
     pictures = [place(name, "picture") for name in dict.fromkeys([*beside, *names])]
@@ -114,7 +120,7 @@ def read_result(file: Path) -> dict[str, Any]:
         **result,
         "folder": folder.name,
         "evaluation": evaluation,
-        "losses": _losses(log) if log else {},
+        "losses": losses,
         "picture_files": [path for path in pictures if path],
         "lacking": lacking,
         "changed_options": _changed(result["options"], _defaults()),
@@ -217,17 +223,13 @@ def _common_warnings(rows: Sequence[dict]) -> list[str]:
     return texts
 
 
-def _losses(log: Path) -> dict[str, list[float]]:
-    """The losses of a log by name. Raises ReportError."""
-    try:
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
-        names = [name for name in lines[0] if "loss" in name] if lines else []
-        losses = {name: [float(line[name]) for line in lines] for name in names}
-        if not all(map(math.isfinite, (value for values in losses.values() for value in values))):
-            raise ValueError("a loss is not finite")
-        return losses
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
-        raise ReportError(f"{log}: expected a JSON object with the losses in every line: {e!r}") from None
+def _losses(log: Path) -> dict[str, list[tuple[float, float]]]:
+    """The losses of a log by name: iterations and values, those that are finite. Raises FileFormatError."""
+    columns = read_log(log)
+    return {
+        name: [(float(n), float(value)) for n, value in zip(columns["iter"], columns[name]) if math.isfinite(value)]
+        for name in loss_names(columns)
+    }
 
 
 def _json(file: Path) -> Any:

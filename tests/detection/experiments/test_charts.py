@@ -49,9 +49,9 @@ def test_ranges():
 
 
 def test_thinned_keeps_level_ends_and_few_points():
-    assert thinned([]) == [] and thinned([3.0]) == [(0.0, 3.0)]
-    curve = thinned([2.0] * 999 + [2.0])
-    assert len(curve) <= 202 and curve[0][0] == 0 and curve[-1][0] == 999
+    assert thinned([]) == [] and thinned([(7, 3.0)]) == [(7, 3.0)]
+    curve = thinned([(n + 5, 2.0) for n in range(1000)])
+    assert len(curve) <= 202 and curve[0][0] == 5 and curve[-1][0] == 1004
     assert all(y == pytest.approx(2) for _, y in curve)
-    rough = thinned([0.0, 1.0] * 500)
+    rough = thinned([(n, n % 2) for n in range(1000)])
     assert all(abs(y - 0.5) < 0.05 for _, y in rough)
