@@ -5,6 +5,7 @@ from __future__ import annotations
 import yaml
 
 MAX_LENGTH = 2**20
+MAX_DIGITS = 100  # of a whole number: longer ones are no float, and of thousands Python refuses to print
 
 
 class _Loader(yaml.SafeLoader):
@@ -15,6 +16,14 @@ class _Loader(yaml.SafeLoader):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "aliases (*) are not supported: write the value out", mark)
         return super().compose_node(parent, index)
+
+    def construct_whole(self, node):
+        if isinstance(node.value, str) and len(node.value) > MAX_DIGITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+        return self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
 def load(text: str):

@@ -85,6 +85,7 @@ OPTIONS = (
     "d: &d [*c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e]\n"
     "TRAIN: {SCALES: [*f, *f, *f, *f, *f, *f, *f, *f, *f]}\n",
     "a: &a [*a]\nTRAIN: {SCALES: *a}\nEXP_DIR: &b {x: *b}\n",
+    f"EPS: 1{400 * '0'}\nTEST: {{NMS: 0x{5000 * 'f'}}}\n",
     "RNG_SEED: 3\nTEST:\n  SELECTION: threshold\n  MAX_SIZE: 1_000\nEXP_DIR: 2001-11-21\n? !!str EPS\n: !!float 1e-3\n",
 )
 NET = """
