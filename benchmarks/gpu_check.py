@@ -62,7 +62,6 @@ class Check:
         self.steps: list[Step] = []
         path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "lib"), os.environ.get("PYTHONPATH")]))
         self.environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-        self.environment["CAFFELITE_ALLOW_PYTHON"] = "golden_feed"  # a layer that the original values need
 
     def run(self, name: str, *command: str) -> str | None:
         """Run Python with these arguments; its output if it succeeded."""

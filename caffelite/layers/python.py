@@ -9,6 +9,8 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import sysconfig
+from pathlib import Path
 
 from caffelite.errors import CaffeliteError
 from caffelite.layer import Layer, PassState, register, registered_classes
@@ -37,8 +39,9 @@ class Python(Layer):
     """The class python_param.layer of the module python_param.module, a subclass of Layer, does the work.
 
     A prototxt alone runs no code: the module must be the project's (in `module_aliases`), or be given to
-    `caffelite.allow_python` or to a command's `--allow-python`; or the class is one that `@register` has made known, or
-    stands in the script that runs. The module is looked for on sys.path and then in the current folder; it may `import
+    `caffelite.allow_python` or to a command's `--allow-python`, or lie in a folder that the caller has put on sys.path
+    or PYTHONPATH, or beside the caller's script; or the class is one that `@register` has made known, or stands in the
+    script that runs. What is allowed by name is looked for in the current folder, too, last; a module may `import
     caffe` without having it. `param_str` reaches the layer as an attribute, set before `setup`. `share_in_parallel`
     makes no difference here. Bottoms and tops: as the class has it. Source: python_layer.hpp, layer_factory.cpp.
     """
@@ -56,13 +59,13 @@ class Python(Layer):
         name = module_aliases.get(wanted.module, wanted.module)
         if _is_loaded_by_the_caller(name, wanted.layer):
             module = sys.modules[name]
-        elif _may_run(name):
+        elif _may_run(name) or _lies_in_a_folder_of_the_caller(name):
             module = _imported(name, wanted.layer, error)
         else:
             raise error(
                 f"python_param: module {name!r} may not run, as a prototxt alone runs no code; if you trust it, say "
                 f"caffelite.allow_python({name!r}) before the net is built, or give the command --allow-python {name}, "
-                f"or set {VARIABLE}={name}"
+                f"or set {VARIABLE}={name}, or put its folder on PYTHONPATH"
             )
         found = getattr(module, wanted.layer, None)
         if not _is_layer(found):
@@ -96,6 +99,29 @@ def _may_run(name: str) -> bool:
         return True
     allowed = _allowed.union(os.environ.get(VARIABLE, "").split(","))
     return any(name == module or name.startswith(f"{module}.") for module in filter(None, allowed))
+
+
+def _lies_in_a_folder_of_the_caller(name: str) -> bool:
+    """Whether the module would be found in a folder that someone chose for modules, as pycaffe's users do: one put on
+    sys.path or PYTHONPATH, or that of the script that runs.
+
+    The standard library, installed packages, and the current folder where it is merely current are no such choice.
+    """
+    try:
+        spec = importlib.util.find_spec(name.partition(".")[0])  # of a name without dots: imports nothing
+    except ValueError:  # __main__, or a module that someone has made up
+        return False
+    places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+    if not places or not places[0]:
+        return False
+    folder = Path(places[0]).resolve().parent
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if folder == Path.cwd() and not (script and Path(script).resolve().parent == folder):
+        return False
+    paths = sysconfig.get_paths()
+    installed = [Path(paths[kind]).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    chosen = {Path(entry).resolve() for entry in sys.path if entry}
+    return folder in chosen and not any(folder.is_relative_to(place) for place in installed)
 
 
 def _imported(name: str, layer: str, error):

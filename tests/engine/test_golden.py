@@ -1,6 +1,5 @@
 """The values of the original Caffe, replayed through the pycaffe face by the checker that comes with them."""
 
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,6 @@ def test_golden_values(shared, kind):
         [sys.executable, str(shared / "golden/check.py"), "--module", "caffelite", "--only", kind],
         capture_output=True,
         text=True,
-        env={**os.environ, "CAFFELITE_ALLOW_PYTHON": "golden_feed"},
     )
     passed, failed = EXPECTED[kind]
     assert set(re.findall(r"^FAIL (\S+):", run.stdout, re.M)) == failed, run.stdout[-3000:] + run.stderr[-3000:]

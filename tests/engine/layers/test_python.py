@@ -135,6 +135,29 @@ def test_a_module_that_is_imported_is_not_thereby_allowed(tmp_path, monkeypatch)
     assert "'user_layers_too' may not run" in refused(text_of("user_layers_too"))
 
 
+def test_a_folder_that_the_caller_put_on_the_path_is_allowed(tmp_path, monkeypatch):
+    Path("chosen").mkdir()
+    Path("strange_layers.py").rename("chosen/strange_layers.py")
+    assert REFUSAL in refused(text_of("strange_layers"))
+    monkeypatch.syspath_prepend(tmp_path / "chosen")
+    np.testing.assert_array_equal(LayerRun(text_of("strange_layers"), [X]).forward()[0], 3 * X)
+    assert "'this' may not run" in refused(text_of("this")), "the standard library is no choice of a caller"
+    assert "'pytest' may not run" in refused(text_of("pytest"))
+
+
+def test_a_module_beside_the_script_that_runs_is_allowed():
+    """As in scripts for pycaffe."""
+    Path("net.prototxt").write_text(
+        f"""layer {{ name: "in" type: "Input" top: "x" input_param {{ shape {{ dim: 2 dim: 3 }} }} }}
+        layer {{ name: "s" bottom: "x" top: "y" {text_of("strange_layers")} }}"""
+    )
+    Path("script.py").write_text(
+        "import caffelite as caffe\nprint(caffe.Net('net.prototxt', caffe.TEST).blobs['y'].shape)"
+    )
+    run = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert run.stdout == "(2, 3)\n", run.stderr
+
+
 @pytest.mark.parametrize("name", ["x; rm -r .", "../x", ".x", "x y"])
 def test_what_is_no_name_is_not_recommended(name):
     assert "expected module and layer, actual module" in refused(text_of(name))
