@@ -5,7 +5,8 @@ A file is YAML with `title`, `source`, perhaps `notes`, `defaults` (of all rows)
     label           how the report names it
     model           CaffeNet, VGG_CNN_M_1024, VGG16, SqueezeNet or shapes
     train, test     names of data sets (detection.datasets); folders are looked for from the repository's root
-    weights         file to start from, from the same root; without it that of the model's ImageNet training
+    weights         file to start from, from the same root; null for random weights; without it that of the model's
+                    ImageNet training
     proposals       published (the authors' files, where there are some) or search (made here)
     options         those of detection.config, as in its YAML files
     stages          trainings one after the other, each {variant, iterations, solver: {field: value}}; a stage starts
@@ -174,12 +175,13 @@ class _Reader:
         if "stages" in row and any(key in row for key in short):
             raise self.error(f"give either stages or {', '.join(short)}, not both")
         stages = row.get("stages", [{key: row[key] for key in short if key in row}])
+        weights = row.get("weights", WEIGHTS[model])
         built = Row(
             study=self.path.stem,
             name=name,
             label=str(row.get("label", name)),
             model=MODELS[model],
-            weights=row.get("weights", WEIGHTS[model]),
+            weights=None if weights is None else self.expect("weights", weights, str),
             train=located(self.text(row, "train")),
             test=located(self.text(row, "test")),
             proposals=self.one_of("proposals", row.get("proposals", "search"), ("search", "published")),

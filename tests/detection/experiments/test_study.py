@@ -88,6 +88,8 @@ def test_a_file_of_ones_own(tmp_path):
     assert one.name == "mine"
     assert one.rows[0].label == "one"
     assert one.rows[0].published == {"mAP": None, "AP": None, "note": ""}
+    assert read_changed(tmp_path, GOOD, model="CaffeNet", weights=None).rows[0].weights is None
+    assert read_changed(tmp_path, GOOD, weights="my.caffemodel").rows[0].weights == "my.caffemodel"
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,7 @@ def test_a_file_of_ones_own(tmp_path):
         ({"svd": {"fc6": "four"}}, "svd: fc6: expected int, actual 'four'"),
         ({"proposals": "none"}, "proposals: expected one of search, published, actual 'none'"),
         ({"train": None}, "train: expected str, actual None"),
+        ({"weights": 5}, "weights: expected str, actual 5"),
         ({"deviations": "one"}, "deviations: expected list, actual 'one'"),
     ],
 )
