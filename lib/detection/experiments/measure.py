@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import os
 import platform
@@ -64,7 +65,8 @@ def dataset_summary(dataset) -> dict:
 
 
 def reset_peak_memory() -> None:
-    """Let the peak of `peak_memory` begin anew, where the system can (Linux)."""
+    """Let the peak of `peak_memory` begin anew, where the system can (Linux), without the nets of earlier work."""
+    gc.collect()  # a net and its layers refer to each other, and are freed late
     with contextlib.suppress(OSError):  # elsewhere the peak is that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
 
