@@ -123,7 +123,8 @@ class ContrastiveLoss(Loss):
     def distances(self, bottom: list[Blob]):
         """Per pair: the squared distance, whether it is similar, and max(margin - distance, 0), squared in legacy."""
         param = self.param.contrastive_loss_param
-        difference = (bottom[0].array - bottom[1].array).reshape(bottom[0].shape[0], bottom[0].count_from(1))
+        shape = bottom[0].shape[0], bottom[0].count_from(1)
+        difference = bottom[0].array.reshape(shape) - bottom[1].array.reshape(shape)
         squared = (difference * difference).sum(axis=1)
         distance = squared if param.legacy_version else xp.sqrt(squared)
         similar = xp.trunc(bottom[2].array.reshape(-1)) != 0

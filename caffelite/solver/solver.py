@@ -22,6 +22,7 @@ from caffelite.solver import policies
 from caffelite.solver.updates import RULES
 
 log = logging.getLogger("caffelite")
+MAX_ITER = 2**31 - 1  # what a .solverstate can hold
 
 
 class Solver:
@@ -79,8 +80,13 @@ class Solver:
     # -- training ---------------------------------------------------------------------------------------------------
 
     def step(self, iterations: int) -> float:
-        """Do `iterations` updates; returns the smoothed loss of the last. Tests, displays and snapshots on the way."""
+        """Do `iterations` updates; returns the smoothed loss of the last. Tests, displays and snapshots on the way.
+
+        Raises SolverError, NetError.
+        """
         p, stop = self.param, self.iter + iterations
+        if stop > MAX_ITER:
+            raise SolverError(f"{self.file}: expected to stop at iteration {MAX_ITER} at the latest, actual {stop}")
         self._losses.clear()
         self.smoothed_loss = 0.0
         while self.iter < stop:

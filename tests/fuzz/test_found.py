@@ -133,6 +133,23 @@ def test_rates_are_finite(options):
         solver.step(12)
 
 
+def test_the_last_iteration():
+    solver = caffe.get_solver(proto.parse_text(f'{seeds.TRAINED} base_lr: 1 lr_policy: "fixed"', "SolverParameter"))
+    solver.iter = HUGE - 1
+    solver.step(1)
+    with pytest.raises(SolverError, match=f"expected to stop at iteration {HUGE} at the latest, actual {HUGE + 1}"):
+        solver.step(1)
+
+
+def test_pairs_of_blobs_with_different_numbers_of_axes(tmp_path):
+    net = build(tmp_path, seeds.layer_net("ContrastiveLoss", "", ["4 5", "4 5 1", "4"], 1))
+    for i, value in enumerate((2, 1, 1)):
+        net.blobs[f"b{i}"].data[...] = value
+    assert net.forward()["t0"] == 5 / 2
+    net.backward()
+    assert net.blobs["b1"].diff.shape == (4, 5, 1) and (net.blobs["b1"].diff == -1 / 4).all()
+
+
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
 def test_a_state_that_names_an_impossible_file(tmp_path, name):
     solver = caffe.get_solver(proto.parse_text(f'{seeds.TRAINED} base_lr: 1 lr_policy: "fixed"', "SolverParameter"))
