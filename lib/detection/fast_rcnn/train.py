@@ -116,7 +116,7 @@ class Trainer:
             with Signals() as signals, logging_redirect_tqdm(), self._progress(max_iters) as show, _debug(self.param):
                 while True:
                     rate, began = self.solver.lr, time.perf_counter()
-                    self.solver.step(1)
+                    self._step(first)
                     losses, seconds = self.watch.losses(), time.perf_counter() - began
                     facts = {"seconds": round(seconds, 6), "peak_mib": round(memory.peak_mib(), 1)}
                     log.add(iter=self.solver.iter - 1, lr=rate, **losses, **facts)
@@ -132,13 +132,22 @@ class Trainer:
                     if wish == "snapshot" or self.solver.iter % cfg.TRAIN.SNAPSHOT_ITERS == 0:
                         log.flush()  # a resume reads it up to here
                         self._try_snapshot()
-        except NotFinite as e:
-            raise TrainingError(f"{e}. {self._keep_weights_before(first)}") from None
         finally:
             log.close()
             self.data_layer.close()
             if self.watch.skipped:
                 logger.warning("%d update(s) were skipped because a number was not finite", self.watch.skipped)
+
+    def _step(self, first: int) -> None:
+        """One iteration; an error in it, a damaged image as well, comes after a snapshot of the weights before it."""
+        try:
+            self.solver.step(1)
+        except NotFinite as e:
+            raise TrainingError(f"{e}. {self._keep_weights_before(first)}") from None
+        except (CaffeliteError, OSError, MemoryError):
+            if not self.watch.updating:
+                logger.error("iteration %d failed. %s", self.solver.iter, self._keep_weights_before(first))
+            raise
 
     @property
     def loss_log(self) -> Path:
@@ -197,11 +206,11 @@ class Trainer:
                          self.solver.iter, e)  # fmt: skip
 
     def _keep_weights_before(self, first: int) -> str:
-        """Snapshot the weights that a number which is not finite has not reached yet; says where they are."""
+        """Snapshot the weights that an iteration which failed has not changed; says where they are."""
         if self.solver.iter == first:
             return "Nothing was learned since the start"
         if not self.watch.weights_are_finite():
-            return "The weights have such values, too: the last snapshot is what is left"
+            return "The weights have numbers that are not finite, too: the last snapshot is what is left"
         with contextlib.suppress(CaffeliteError, OSError):
             return f"The weights before it are in {self.snapshot(self.watch.sampler)}"
         return "The weights before it cannot be written: the last snapshot is what is left"

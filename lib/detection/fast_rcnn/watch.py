@@ -29,7 +29,8 @@ class Watch:
     """Follows a solver fed by a RoIDataLayer, from iteration to iteration.
 
     A loss or a gradient that is not finite raises NotFinite before the update, or with TRAIN.NONFINITE `skip` leaves
-    the update out, which `skipped` counts. `sampler` is the data layer's state at the start of the iteration.
+    the update out, which `skipped` counts. `sampler` is the data layer's state at the start of the iteration;
+    `updating` tells whether weights may have changed since.
     """
 
     def __init__(self, solver, data_layer):
@@ -43,7 +44,7 @@ class Watch:
         return {"loss": sum(terms.values()), **terms}
 
     def _start(self) -> None:
-        self.sampler = self.data_layer.get_state()
+        self.sampler, self.updating = self.data_layer.get_state(), False
         self._passes: list[dict[str, float]] = []
         self._problem: str | None = None
 
@@ -63,6 +64,7 @@ class Watch:
             if culprit:
                 self._problem = self._text("a gradient is not finite", self._passes[-1], culprit)
         if self._problem is None:
+            self.updating = True
             return None
         if cfg.TRAIN.NONFINITE == "stop" or not self.weights_are_finite():
             raise NotFinite(self._problem)

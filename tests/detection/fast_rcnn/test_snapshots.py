@@ -162,6 +162,27 @@ def test_a_folder_that_vanishes(tmp_path, entries, folder, caplog):
     assert "no snapshot of iteration 3" in caplog.text and trainer.solver.iter == ITERATIONS
 
 
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_what_was_learned_before_an_image_vanished_is_kept(tmp_path, entries, folder, default_cfg, prefetch, caplog):
+    default_cfg.merge({"TRAIN": {"SNAPSHOT_ITERS": 100, "USE_PREFETCH": prefetch}})
+    whole = trainer_of(solver_param(tmp_path, "whole"), entries).train(14)
+    trainer = trainer_of(solver_param(tmp_path), entries)
+    image = tmp_path / "2.png"
+    pixels = image.read_bytes()
+    trainer.solver.add_callback(
+        lambda: image.unlink(missing_ok=True) if trainer.solver.iter == 2 else None, lambda: None
+    )
+    with pytest.raises(CaffeliteError, match=r"2\.png"):
+        trainer.train(14)
+    failed = trainer.solver.iter
+    assert 2 <= failed < 14
+    assert (
+        f"iteration {failed} failed. The weights before it are in {folder}/tiny_iter_{failed}.caffemodel" in caplog.text
+    )
+    image.write_bytes(pixels)
+    assert resumed(tmp_path, entries).train(14).read_bytes() == whole.read_bytes()
+
+
 @pytest.mark.parametrize("suffix", ["caffemodel", "solverstate", "resume.npz"])
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
 def test_a_damaged_snapshot_is_named_and_the_one_before_is_taken(tmp_path, entries, folder, suffix, harm, caplog):
