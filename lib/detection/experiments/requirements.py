@@ -150,7 +150,9 @@ def _coco(year: int, image_set: str) -> list[Requirement]:
 def _weights(file: str) -> Requirement:
     name = Path(file).name
     if name.startswith("squeezenet"):
-        return Requirement(f"weights {name}", (ROOT / file,), "https://github.com/forresti/SqueezeNet")
+        source = "https://github.com/forresti/SqueezeNet, SqueezeNet_v1.0"
+        checksum = "sha256 1276a3a1f22f9aec37c809ec0985a01c62e0734454ce914219476a1cb91aec96"
+        return Requirement(f"weights {name}", (ROOT / file,), source, checksum)
     source = f"imagenet_models.tgz, {FAST_RCNN.format('imagenet_models')}"
     checksum = "md5 8b1d4b9da0593fc70ef403284f810adc (of the archive)"
     return Requirement(f"weights {name}", (ROOT / file,), source, checksum)
