@@ -17,6 +17,10 @@ from tests.fuzz.readers import READERS
 FUZZ = Path(__file__).parent / "fuzz.py"
 
 
+watched = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are watched as Linux tells them")
+
+
+@watched
 def test_damaged_files():
     """Inputs 0 to 1999 of each reader; `fuzz.py --count 50000` is the long run."""
     run = subprocess.run([sys.executable, FUZZ, "--count", "2000"], capture_output=True, text=True)
@@ -53,6 +57,7 @@ def misbehave(number: int) -> str:
     return "fine"
 
 
+@watched
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_misbehaviour_is_noticed():
     outcomes = list(harness.watch(misbehave, range(8), CaffeliteError, seconds=2, megabytes=256))
