@@ -101,6 +101,8 @@ def read_solverstate_hdf5(path: str | Path) -> SolverState:
             learned_net = file["learned_net"][()]
         if not isinstance(learned_net, bytes):
             raise FileFormatError(f"{path}: learned_net is no string")
+        if not (0 <= iteration < 2**31 and 0 <= current_step < 2**31):
+            raise FileFormatError(f"{path}: expected iteration and step from 0, actual {iteration}, {current_step}")
         history = [_array(path, file["history"][str(i)]) for i in range(len(file["history"]))]
     return SolverState(iteration, learned_net.rstrip(b"\0").decode(errors="backslashreplace"), current_step, history)
 

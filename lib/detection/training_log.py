@@ -119,14 +119,14 @@ def _number(value) -> float:
 
 
 def _whole_lines(path: Path) -> tuple[Sequence[dict], int]:
-    """The lines that are objects with a number `iter`, and how many others there are."""
+    """The lines that are objects with an iteration `iter`, and how many others there are."""
     lines, damaged = [], 0
     for text in path.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):
             line = None
-        if isinstance(line, dict) and isinstance(line.get("iter"), int):
+        if isinstance(line, dict) and isinstance(line.get("iter"), int) and 0 <= line["iter"] < 2**31:
             lines.append(line)
         elif text.strip():
             damaged += 1

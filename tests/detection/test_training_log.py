@@ -68,6 +68,13 @@ def test_numbers_that_are_not_finite_are_no_json(tmp_path):
     assert "loss not finite" in summary("x", read_log(path))
 
 
+@pytest.mark.parametrize("iteration", ["-1", "1" + 400 * "0", "true_", "1.5"])
+def test_what_is_no_iteration(tmp_path, iteration):
+    (tmp_path / "a.jsonl").write_text(f'{{"iter": {iteration}, "loss": 1}}\n')
+    with pytest.raises(FileFormatError, match="holds no line"):
+        read_log(tmp_path / "a.jsonl")
+
+
 def test_a_number_beyond_all_floats(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"iter": 0, "loss": 1' + 400 * "0" + "}\n")
     assert np.isnan(read_log(tmp_path / "a.jsonl")["loss"]).all()

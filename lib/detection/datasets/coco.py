@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,7 @@ class CocoDataset(Dataset):
     def image_path(self, i: int) -> Path:
         """The file of image i. Raises DatasetError where there is none."""
         path = self.folder / self._images[i]["file_name"]
-        if not path.is_file():
+        if not os.path.isfile(path):  # False too for names that no file can have
             raise DatasetError(f"{path}: image {self.image_ids[i]} of {self.file} is missing")
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -50,7 +51,7 @@ class VocDataset(Dataset):
     @cached_property
     def has_annotations(self) -> bool:
         """Whether an image of the set has an annotation file; those of VOC's test sets after 2007 are secret."""
-        return any(self.annotation_path(i).is_file() for i in range(len(self)))
+        return any(os.path.isfile(self.annotation_path(i)) for i in range(len(self)))
 
     def image_path(self, i: int) -> Path:
         """The file of image i. Raises DatasetError where there is none, or more than one."""
@@ -61,7 +62,7 @@ class VocDataset(Dataset):
         folder = self.folder / "JPEGImages"
         if files:
             raise DatasetError(f"{folder}: image {name} is there more than once: {', '.join(f.name for f in files)}")
-        hint = "; write image names without the ending" if (folder / name).is_file() else ""
+        hint = "; write image names without the ending" if os.path.isfile(folder / name) else ""
         raise DatasetError(f"{folder / name}.jpg: image {i + 1} of {self.image_set}.txt is missing{hint}")
 
     def annotation_path(self, i: int) -> Path:

@@ -118,6 +118,8 @@ def test_images_that_are_missing_or_of_another_size(tmp_path):
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(DatasetError, match=r"images/1\.png: image 9 of .*some\.json is missing"):
         read(file).gt_roidb()
+    with pytest.raises(DatasetError, match=r"xxx: image 10 of .* is missing"):
+        read(write_coco(tmp_path, [], images=[{"id": 10, "width": 9, "height": 9, "file_name": "x" * 999}])).gt_roidb()
     sizes = [{"id": 10, "width": 40, "height": 60, "file_name": "0.png"}]
     with pytest.raises(DatasetError, match="says width 40 height 60, the image has 60 x 40"):
         read(write_coco(tmp_path, [], images=sizes)).gt_roidb()

@@ -109,6 +109,8 @@ def test_other_contents(items, problem, tmp_path):
         ({"iter": [1]}, "lacks current_step, history"),
         ({"iter": [1], "current_step": [0], "history__0": [1.0], "learned_net": [1]}, "learned_net is no string"),
         ({"iter": [1], "current_step": [0], "history__1": [1.0]}, "damaged"),
+        ({"iter": [-1], "current_step": [0], "history__0": [1.0]}, "expected iteration and step from 0, actual -1, 0"),
+        ({"iter": [1], "current_step": [2**31], "history__0": [1.0]}, "expected iteration and step from 0"),
     ],
 )
 def test_states_that_are_none(items, problem, tmp_path):
