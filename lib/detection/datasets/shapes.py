@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -167,10 +168,25 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     manifest = json.loads(json.dumps({**versions, "options": asdict(options)}))  # lists for tuples, as when read back
     if folder.exists() and _read_manifest(folder) == manifest and not force:
         return False
-    work = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(work, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
+        work = Path(place) / folder.name
+        _draw(work, options)
+        (work / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        if folder.exists() and (force or _read_manifest(folder) != manifest):
+            shutil.rmtree(folder)
+        try:
+            work.rename(folder)
+        except OSError:  # another process was sooner
+            if _read_manifest(folder) != manifest:
+                raise
+            return False
+    return True
+
+
+def _draw(folder: Path, options: ShapesOptions) -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (work / part).mkdir(parents=True)
+        (folder / part).mkdir(parents=True)
     scenes = [(split, i) for split in _STREAMS for i in range(getattr(options, split))]
     for split, i in tqdm(scenes, desc=folder.name, unit="image", disable=None):
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([options.seed, _STREAMS[split], i])))
@@ -178,16 +194,11 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
         quality = _draw_number(random, options.jpeg_quality)
         name = f"{split}_{i:05d}"
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        (work / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
-        (work / "Annotations" / f"{name}.xml").write_text(_annotation(name, image, things, options))
+        (folder / "JPEGImages" / f"{name}.jpg").write_bytes(jpeg.tobytes())
+        (folder / "Annotations" / f"{name}.xml").write_text(_annotation(name, image, things, options))
     for split in _STREAMS:
         names = "".join(f"{split}_{i:05d}\n" for i in range(getattr(options, split)))
-        (work / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
-    (work / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    if folder.exists():
-        shutil.rmtree(folder)
-    work.rename(folder)
-    return True
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
 
 
 def _read_manifest(folder: Path) -> dict:

@@ -53,6 +53,20 @@ def test_made_only_when_options_change(tmp_path):
     assert not shapes.make(folder, dataclasses.replace(options, train=1))
 
 
+def test_two_processes_at_once(tmp_path, monkeypatch):
+    folder, options = tmp_path / "shapes", shapes.ShapesOptions(train=1, test=1)
+    draw = shapes._draw
+
+    def draw_while_another_makes_it(place, options):
+        monkeypatch.setattr(shapes, "_draw", draw)
+        assert shapes.make(folder, options)
+        draw(place, options)
+
+    monkeypatch.setattr(shapes, "_draw", draw_while_another_makes_it)
+    assert not shapes.make(folder, options)
+    assert list(tmp_path.iterdir()) == [folder] and VocDataset(folder, "train", shapes.CLASSES).image_index
+
+
 @pytest.mark.parametrize("manifest", [None, '{"name": "an app of the web"}', "[]", "1"])
 def test_what_is_not_ours_is_left_alone(tmp_path, manifest):
     (tmp_path / "mine").mkdir()
