@@ -171,7 +171,7 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
         work = Path(place) / folder.name
-        _draw(work, options)
+        _write(work, options)
         (work / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         if folder.exists() and (force or _read_manifest(folder) != manifest):
             shutil.rmtree(folder)
@@ -184,7 +184,7 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     return True
 
 
-def _draw(folder: Path, options: ShapesOptions) -> None:
+def _write(folder: Path, options: ShapesOptions) -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
     scenes = [(split, i) for split in _STREAMS for i in range(getattr(options, split))]

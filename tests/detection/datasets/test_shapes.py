@@ -55,14 +55,14 @@ def test_made_only_when_options_change(tmp_path):
 
 def test_two_processes_at_once(tmp_path, monkeypatch):
     folder, options = tmp_path / "shapes", shapes.ShapesOptions(train=1, test=1)
-    draw = shapes._draw
+    write = shapes._write
 
-    def draw_while_another_makes_it(place, options):
-        monkeypatch.setattr(shapes, "_draw", draw)
+    def write_while_another_makes_it(place, options):
+        monkeypatch.setattr(shapes, "_write", write)
         assert shapes.make(folder, options)
-        draw(place, options)
+        write(place, options)
 
-    monkeypatch.setattr(shapes, "_draw", draw_while_another_makes_it)
+    monkeypatch.setattr(shapes, "_write", write_while_another_makes_it)
     assert not shapes.make(folder, options)
     assert list(tmp_path.iterdir()) == [folder] and VocDataset(folder, "train", shapes.CLASSES).image_index
 
