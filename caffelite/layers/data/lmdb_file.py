@@ -30,8 +30,8 @@ _NODE = struct.Struct("<HHHH")  # two halves of a size (in a branch with the fla
 
 
 @dataclass
-class Leaf:
-    """A page of records: its bytes, its number, and where in it each record begins."""
+class Page:
+    """A page: its bytes, its number, and where in it each record begins, or each branch."""
 
     data: bytes
     number: int
@@ -72,12 +72,12 @@ class LmdbFile:
                 f"{path}: {self.size} bytes of {pages * self.page_size}: the file is cut off; copy it again"
             )
 
-    def leaves(self) -> Iterator[Leaf]:
+    def leaves(self) -> Iterator[Page]:
         """The pages of records in the order of their keys. Raises FileFormatError."""
         if self.root != NO_PAGE:
             yield from self._walk(self.root, self.depth)
 
-    def record(self, leaf: Leaf, index: int) -> tuple[bytes, bytes]:
+    def record(self, leaf: Page, index: int) -> tuple[bytes, bytes]:
         """Key and value of a record of a leaf. Raises FileFormatError."""
         low, high, flags, key_size, start = self._node(leaf, index)
         key, size = leaf.data[start : start + key_size], low | high << 16
@@ -92,24 +92,24 @@ class LmdbFile:
             self._fail(leaf.number * self.page_size, f"a record with flags {flags} and a value of {size} bytes")
         return key, leaf.data[start : start + size]
 
-    def _walk(self, number: int, depth: int) -> Iterator[Leaf]:
-        leaf = self._page(number, LEAF if depth == 1 else BRANCH)
+    def _walk(self, number: int, depth: int) -> Iterator[Page]:
+        page = self._page(number, LEAF if depth == 1 else BRANCH)
         if depth == 1:
-            yield leaf
+            yield page
             return
-        for i in range(len(leaf.places)):
-            low, high, top, _, _ = self._node(leaf, i)
+        for i in range(len(page.places)):
+            low, high, top, _, _ = self._node(page, i)
             yield from self._walk(low | high << 16 | top << 32, depth - 1)
 
-    def _page(self, number: int, kind: int) -> Leaf:
+    def _page(self, number: int, kind: int) -> Page:
         data = self._read(number * self.page_size, self.page_size)
         stated, _, flags, end, _ = _PAGE.unpack_from(data)
         count = (end - _PAGE.size) // 2
         if stated != number or flags & (BRANCH | LEAF | OVERFLOW) != kind or not 0 < count <= len(data) // 8:
             self._fail(number * self.page_size, f"page {stated} with flags {flags:#x} and {count} keys")
-        return Leaf(data, number, struct.unpack_from(f"<{count}H", data, _PAGE.size))
+        return Page(data, number, struct.unpack_from(f"<{count}H", data, _PAGE.size))
 
-    def _node(self, page: Leaf, index: int) -> tuple[int, int, int, int, int]:
+    def _node(self, page: Page, index: int) -> tuple[int, int, int, int, int]:
         """The four numbers of a node, and where its key begins; the key lies in the page."""
         start = page.places[index] + _NODE.size
         if start <= len(page.data):
