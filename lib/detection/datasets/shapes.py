@@ -168,7 +168,10 @@ def make(folder: str | Path, options: ShapesOptions = ShapesOptions(), force: bo
     manifest = json.loads(json.dumps({**versions, "options": asdict(options)}))  # lists for tuples, as when read back
     if folder.exists() and _read_manifest(folder) == manifest and not force:
         return False
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DatasetError(f"{folder}: its folder cannot be made: {e.strerror}") from None
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
         work = Path(place) / folder.name
         _write(work, options)
