@@ -8,7 +8,8 @@ that it names, relative to its own folder:
     pictures      worst.jpg and best.jpg beside the evaluation are shown too; curves are drawn anew, not shown
 
 Results of the same `row` with other seeds, each in a folder of its own, are one row of the report, with their mean and
-spread. A result may have `band` {low, high, level} itself, and `notes`, texts that are shown like deviations.
+spread: one result per seed, of those that differ from the row's newest in nothing but the seed. What is left out is
+told. A result may have `band` {low, high, level} itself, and `notes`, texts that are shown like deviations.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ PAPER_BATCH = {"images": 2, "rois": 128}
 """Of a minibatch, in the paper."""
 
 _CURVES = ("precision_recall.png", "_loss.png")
+_OF_A_SEED = ("random_seed:", "train_net:")  # the net's folder is named after all that determines the training
 
 
 def write(folder: str | Path, title: str | None = None, order: Sequence[str] = (), notes: Sequence[str] = ()) -> Path:
@@ -55,19 +57,20 @@ def collect(
 ) -> dict[str, Any]:
     """All that the report says: `title`, `study`, `notes`, `rows`, `warnings` of all rows, `machines`.
 
-    A row has `row`, `label`, `metric`, `runs` (its results, best known first), `mAP` (their mean), `spread` (their
-    standard deviation, None for one), `band`, `published`, `difference`, `verdict`, `warnings`. Raises ReportError.
+    A row has `row`, `label`, `metric`, `runs` (its results by seed), `mAP` (their mean), `spread` (their standard
+    deviation, None for one), `band` (the mean of theirs), `published`, `difference`, `verdict`, `warnings`. Raises
+    ReportError.
     """
     folder = Path(folder)
-    files = sorted(folder.glob("*/result.json"))
+    files = sorted(folder.glob("*/result.json"), key=lambda file: (-file.stat().st_mtime_ns, file))
     if not files:
         raise ReportError(f"{folder}: expected results in {folder}/*/result.json, found none")
     groups: dict[str, list[dict]] = {}
     for file in files:
         run = read_result(file)
         groups.setdefault(run["row"], []).append(run)
-    names = sorted(groups, key=lambda name: list(order).index(name) if name in order else len(order))
-    rows = [_row(sorted(groups[name], key=lambda run: run["seed"])) for name in names]
+    names = sorted(groups, key=lambda name: (list(order).index(name) if name in order else len(order), name))
+    rows = [_row(*_one_per_seed(groups[name])) for name in names]
     shared = [text for text in rows[0]["warnings"] if len(rows) > 1 and all(text in row["warnings"] for row in rows)]
     for row in rows:
         row["warnings"] = [text for text in row["warnings"] if text not in shared]
@@ -137,7 +140,42 @@ def without_points(report: dict[str, Any]) -> dict[str, Any]:
     return _finite(report | {"rows": rows})
 
 
-def _row(runs: list[dict]) -> dict[str, Any]:
+def _one_per_seed(runs: Sequence[dict]) -> tuple[list[dict], list[str]]:
+    """Of a row's results, newest first, those that may be averaged, by seed; and why the others are left out."""
+    newest, kept, left_out = runs[0], {}, []
+    wanted = _settings(newest)
+    for run in runs:
+        settings = _settings(run)
+        differing = [name for name in wanted if settings[name] != wanted[name]]
+        if differing:
+            left_out.append(
+                f"{run['folder']} is left out: {', '.join(differing)} not as in {newest['folder']}, the newest"
+            )
+        elif run["seed"] in kept:
+            same = kept[run["seed"]]["folder"]
+            left_out.append(f"{run['folder']} is left out: of seed {run['seed']}, as {same}, which is newer")
+        else:
+            kept[run["seed"]] = run
+    return [kept[seed] for seed in sorted(kept)], left_out
+
+
+def _settings(run: dict) -> dict[str, Any]:
+    """What results that are averaged have in common."""
+    solver = [line for line in run["solver"].splitlines() if not line.startswith(_OF_A_SEED)]
+    options = {name: value for name, value in run["options"].items() if name != "RNG_SEED"}
+    others = {name: run.get(name) for name in ("data", "deviations", "scaled_down")}
+    return {"solver": solver, "options": options, **others}
+
+
+def _band(runs: Sequence[dict]) -> dict[str, Any] | None:
+    """The mean of the runs' bands, with the classes of the first."""
+    bands = [band for run in runs if (band := run.get("band") or run["evaluation"].get("band"))]
+    if not bands:
+        return None
+    return bands[0] | {end: statistics.fmean(band[end] for band in bands) for end in ("low", "high")}
+
+
+def _row(runs: list[dict], left_out: Sequence[str]) -> dict[str, Any]:
     first = runs[0]
     scores = [run["scores"].get("mAP") for run in runs]
     known = [score for score in scores if _is_number(score)]
@@ -151,12 +189,12 @@ def _row(runs: list[dict]) -> dict[str, Any]:
         "runs": runs,
         "mAP": mean,
         "spread": statistics.stdev(known) if len(known) > 1 else None,
-        "band": first.get("band") or first["evaluation"].get("band"),
+        "band": _band(runs),
         "published": published,
         "published_note": first["published"].get("note") or "",
         "difference": None if mean is None or published is None else mean - published,
         "classes": _classes(first),
-        "warnings": list(dict.fromkeys(text for run in runs for text in _warnings(run))),
+        "warnings": [*left_out, *dict.fromkeys(text for run in runs for text in _warnings(run))],
     }
     return row | {"verdict": verdict(row)}
 

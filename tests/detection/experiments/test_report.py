@@ -3,6 +3,7 @@
 import html
 import html.parser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -130,6 +131,26 @@ def test_seeds_are_one_row_with_mean_and_spread(tmp_path):
     text = read(tmp_path).text
     assert "57.0 ± 1.0 (3 seeds)" in text and "seed 4 default_seed4, mAP 58.0 %" in text
     assert "one seed for every row" not in text
+
+
+def test_only_seeds_of_the_same_training_are_averaged(tmp_path):
+    solver = 'train_net: "trainings/{0}/train.prototxt"\nmax_iter: {1}\nrandom_seed: {0}\n'
+    band = {"low": 0.55, "high": 0.59}
+    for n, (folder, seed, mean_ap, iterations) in enumerate(
+        [("default", 3, 0.57, 40000), ("a", 3, 0.57, 40000), ("b", 4, 0.1, 300), ("c", 5, 0.61, 40000)]
+    ):
+        own = {"band": {"low": 0.59, "high": 0.63}} if seed == 5 else {"band": band}
+        changes = {"solver": solver.format(seed, iterations), "options": {"RNG_SEED": seed}, **own}
+        place = write_result(tmp_path / "made", seed=seed, mean_ap=mean_ap, **changes).rename(tmp_path / folder)
+        os.utime(place / "result.json", (n, n))
+    (row,) = report.collect(tmp_path)["rows"]
+    assert [(run["folder"], run["seed"]) for run in row["runs"]] == [("a", 3), ("c", 5)]
+    assert row["mAP"] == pytest.approx(0.59)
+    assert (row["band"]["low"], row["band"]["high"]) == pytest.approx((0.57, 0.61)), "around the mean"
+    assert row["warnings"][:2] == [
+        "b is left out: solver not as in c, the newest",
+        "default is left out: of seed 3, as a, which is newer",
+    ]
 
 
 def test_warnings(tmp_path):

@@ -57,6 +57,14 @@ def test_schedules():
     assert {row.stages[0].iterations for row in study.read("coco").rows} == {240000}
 
 
+def test_tables_2_and_3_share_their_trainings():
+    for two, three in zip(study.read("table2").rows, study.read("table3").rows):
+        assert (
+            requirements.proposals_file(two, two.train) == requirements.proposals_file(three, three.train) is not None
+        )
+        assert requirements.proposals_file(two, two.test) is None  # the authors have none of 2010
+
+
 def test_options_are_the_models_then_the_variants_then_the_rows():
     row = study.read("raccoon").row("classification")
     options = row.configured(row.stages[0])
