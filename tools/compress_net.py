@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Compress the fully connected layers of a test net by truncated SVD (section 3.1 of the paper).
 
-Without options: fc6 to rank 1024 and fc7 to rank 256. Each becomes two layers, fc6_L without a bias and fc6_U:
+The paper's ranks are the default: fc6 1024, fc7 256. Each layer becomes two, fc6_L without a bias and fc6_U:
 
   tools/compress_net.py --def models/VGG16/test.prototxt \\
       --net data/fast_rcnn_models/vgg16_fast_rcnn_iter_40000.caffemodel
-  tools/compress_net.py --rank fc6=64 fc7=64            # the newest model of the default job
+  tools/compress_net.py --rank fc6=64 fc7=64            # the default job: its layers are smaller
 
 writes <model>_svd.caffemodel and <model>_svd.prototxt beside the model and says how to test them.
 """

@@ -45,6 +45,6 @@ if __name__ == "__main__":
         "--competition", default="comp4", choices=["comp3", "comp4"],
         help="names the result files: comp3 for nets trained on VOC's images only (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--server", metavar="FILE", help="also an archive (.tgz) as VOC's server takes it")
+    parser.add_argument("--server", metavar="FILE", help="also an archive for the server: VOC's .tgz, COCO's .zip")
     parser.add_argument("--output", metavar="DIR", help="folder for what is written (default: reval beside the file)")
     sys.exit(_common.run(main, parser.parse_args()))

@@ -118,10 +118,11 @@ def _lies_in_a_folder_of_the_caller(name: str) -> bool:
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if folder == Path.cwd() and not (script and Path(script).resolve().parent == folder):
         return False
-    paths = sysconfig.get_paths()
-    installed = [Path(paths[kind]).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    if {"site-packages", "dist-packages"}.intersection(folder.parts):
+        return False
+    python = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")]
     chosen = {Path(entry).resolve() for entry in sys.path if entry}
-    return folder in chosen and not any(folder.is_relative_to(place) for place in installed)
+    return folder in chosen and not any(folder.is_relative_to(place) for place in python)
 
 
 def _imported(name: str, layer: str, error):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+from caffelite.proto.files import replacing
 from detection import visualize
 from detection.datasets import CocoDataset, Dataset
 from detection.errors import EvaluationError
@@ -47,8 +49,8 @@ def reevaluate(
     """Evaluate the detections that a test saved in `file` (detections.npz, or its folder) by other rules.
 
     `protocol`: options of `evaluation.voc.evaluate`. `output`: folder for what `measure` writes (default: `reval`
-    beside the file). `server`: also write an archive for VOC's server. None for a data set without annotations. Raises
-    EvaluationError, DatasetError.
+    beside the file). `server`: also write an archive for VOC's or COCO's server. None for a data set without
+    annotations. Raises EvaluationError, DatasetError.
     """
     file = Path(file) / "detections.npz" if Path(file).is_dir() else Path(file)
     detections = load_detections(file, dataset)
@@ -60,14 +62,33 @@ def reevaluate(
     return measure(dataset, detections, folder, folder / "results", **protocol)
 
 
+def write_for_server(
+    dataset: Dataset, detections: Detections, folder: Path, results: Path, competition: str = "comp4"
+) -> list[Path]:
+    """Write the files that the data set's evaluation server takes: COCO's one to `folder`, VOC's to `results`.
+
+    Raises EvaluationError.
+    """
+    if isinstance(dataset, CocoDataset):
+        return [coco.write_results(dataset, detections, folder)]
+    return list(voc.write_results(dataset, detections, results, competition))
+
+
 def write_server_archive(
     dataset: Dataset, detections: Detections, archive: str | Path, folder: Path, competition: str = "comp4"
 ) -> None:
-    """Write the result files to `folder`, and as results/VOC<year>/Main/<competition>_det_<set>_<class>.txt into a
-    .tar.gz, as VOC's server takes them. Raises EvaluationError."""
-    if not re.fullmatch(r".+\.(tgz|tar\.gz)", str(archive)):
-        raise EvaluationError(f"{archive}: expected the name of an archive .tgz or .tar.gz")
+    """Write the result files to `folder` and into an archive as the server takes it: for COCO a .zip, for VOC a .tgz
+    with results/VOC<year>/Main/<competition>_det_<set>_<class>.txt. Raises EvaluationError."""
+    of_coco = isinstance(dataset, CocoDataset)
+    if not re.fullmatch(r".+\.zip" if of_coco else r".+\.(tgz|tar\.gz)", str(archive)):
+        raise EvaluationError(f"{archive}: expected the name of an archive {'.zip' if of_coco else '.tgz or .tar.gz'}")
     Path(archive).parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive, "w:gz") as tar:
-        for path in voc.write_results(dataset, detections, folder, competition):
-            tar.add(path, f"results/VOC{dataset.year}/Main/{path.name}")
+    paths = write_for_server(dataset, detections, folder, folder, competition)
+    with replacing(archive) as temporary:
+        if of_coco:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as packed:
+                packed.write(paths[0], paths[0].name)
+            return
+        with tarfile.open(temporary, "w:gz") as tar:
+            for path in paths:
+                tar.add(path, f"results/VOC{dataset.year}/Main/{path.name}")

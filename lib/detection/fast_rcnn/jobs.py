@@ -18,8 +18,8 @@ from detection.config import ConfigError, cfg
 from detection.datasets import shapes
 from detection.datasets.image import read_image
 from detection.evaluation.detections import save_detections
-from detection.evaluation.measure import measure
-from detection.evaluation.voc import Evaluation, evaluate, write_results
+from detection.evaluation.measure import measure, write_for_server
+from detection.evaluation.voc import Evaluation, evaluate
 from detection.fast_rcnn import classes as class_counts
 from detection.fast_rcnn import snapshots
 from detection.fast_rcnn.files import (
@@ -202,35 +202,36 @@ def test(
     boxes = dataset_proposals(dataset, proposals_file)
     folder = Path(output) if output else model.with_suffix("") / dataset.name
     make_writable(folder)
-    seconds: list[float] = []
-    detections = detect_dataset(net, dataset, boxes, seconds)
-    timing = {"images": len(seconds), "median_ms": 1000 * float(np.median(seconds)), "total_s": sum(seconds)}
-    (folder / "timing.json").write_text(json.dumps(timing) + "\n")
-    save_detections(folder / "detections.npz", detections, dataset.image_index)
-    results = folder if competition else folder / "results"
-    draw_samples(dataset, detections, folder / "detections.png")
-    if not dataset.has_annotations:
-        write_results(dataset, detections, results)
-        logger.info("%s has no annotations to measure by; result files for its server in %s", dataset.name, results)
-        return {}
-    evaluation = measure(dataset, detections, folder, results=results)
-    logger.info("results, curves and pictures (detections.png) in %s", folder)
+    with locked(folder / "test"):  # result files are written, and read back
+        seconds: list[float] = []
+        detections = detect_dataset(net, dataset, boxes, seconds)
+        timing = {"images": len(seconds), "median_ms": 1000 * float(np.median(seconds)), "total_s": sum(seconds)}
+        (folder / "timing.json").write_text(json.dumps(timing) + "\n")
+        save_detections(folder / "detections.npz", detections, dataset.image_index)
+        results = folder if competition else folder / "results"
+        draw_samples(dataset, detections, folder / "detections.png")
+        if not dataset.has_annotations:
+            files = write_for_server(dataset, detections, folder, results)
+            logger.info("%s has no annotations to measure by; for its server: %s", dataset.name, files[0].parent)
+            return {}
+        evaluation = measure(dataset, detections, folder, results=results)
+        logger.info("results, curves and pictures (detections.png) in %s", folder)
 
-    evaluations = {"trained": evaluation}
-    if compare:
-        strict = f", IoU > {STRICT:g}"
-        evaluations["trained" + strict] = evaluate(dataset, detections, None, STRICT)
-        if cfg.TEST.BBOX_REG:
-            cfg.TEST.BBOX_REG = False
-            try:
-                plain = detect_dataset(net, dataset, boxes)
-            finally:
-                cfg.TEST.BBOX_REG = True
-            evaluations["without box regression"] = evaluate(dataset, plain, None)
-            evaluations["without box regression" + strict] = evaluate(dataset, plain, None, STRICT)
-        untrained = load_net(definition, None, dataset.classes, fit_classes)
-        evaluations["untrained"] = evaluate(dataset, detect_dataset(untrained, dataset, boxes), None)
-    return evaluations
+        evaluations = {"trained": evaluation}
+        if compare:
+            strict = f", IoU > {STRICT:g}"
+            evaluations["trained" + strict] = evaluate(dataset, detections, None, STRICT)
+            if cfg.TEST.BBOX_REG:
+                cfg.TEST.BBOX_REG = False
+                try:
+                    plain = detect_dataset(net, dataset, boxes)
+                finally:
+                    cfg.TEST.BBOX_REG = True
+                evaluations["without box regression"] = evaluate(dataset, plain, None)
+                evaluations["without box regression" + strict] = evaluate(dataset, plain, None, STRICT)
+            untrained = load_net(definition, None, dataset.classes, fit_classes)
+            evaluations["untrained"] = evaluate(dataset, detect_dataset(untrained, dataset, boxes), None)
+        return evaluations
 
 
 def _model_for(dataset, definition: str, model: str | None) -> Path:

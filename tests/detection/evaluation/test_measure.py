@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -104,6 +105,22 @@ def test_coco_is_measured_both_ways(tmp_path):
     assert evaluation.mean_ap == 1 and evaluation.coco.ap() == pytest.approx(1)
     assert json.loads((tmp_path / "out/evaluation.json").read_text())["coco"]["AP"] == pytest.approx(1)
     assert (tmp_path / "out/detections_some_results.json").is_file()
+
+
+def test_a_coco_set_without_annotations_ends_with_the_file_for_its_server(tmp_path):
+    file = write_coco(tmp_path, [])
+    content = json.loads(file.read_text())
+    del content["annotations"]
+    file.write_text(json.dumps(content))
+    dataset = CocoDataset(file, tmp_path / "images")
+    assert not dataset.has_annotations
+    dets = [[np.zeros((0, 5))] * 2, [np.array([CAT_A]), np.zeros((0, 5))], [np.zeros((0, 5))] * 2]
+    save_detections(tmp_path / "detections.npz", dets, dataset.image_index)
+    assert reevaluate(dataset, tmp_path, server=tmp_path / "results.zip") is None
+    with zipfile.ZipFile(tmp_path / "results.zip") as archive:
+        (name,) = archive.namelist()
+        (found,) = json.loads(archive.read(name))
+    assert name == "detections_some_results.json" and found["image_id"] == 9 and found["category_id"] == 18
 
 
 def test_images_are_ranked_by_f1(dataset, detections):

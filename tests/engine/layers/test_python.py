@@ -143,6 +143,11 @@ def test_a_folder_that_the_caller_put_on_the_path_is_allowed(tmp_path, monkeypat
     np.testing.assert_array_equal(LayerRun(text_of("strange_layers"), [X]).forward()[0], 3 * X)
     assert "'this' may not run" in refused(text_of("this")), "the standard library is no choice of a caller"
     assert "'pytest' may not run" in refused(text_of("pytest"))
+    packages = tmp_path / "home" / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "installed_layers.py").write_text(SCALER)
+    monkeypatch.syspath_prepend(packages)
+    assert "'installed_layers' may not run" in refused(text_of("installed_layers"))
 
 
 def test_a_module_beside_the_script_that_runs_is_allowed():
