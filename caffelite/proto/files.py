@@ -1,8 +1,8 @@
 """Messages in files: text and binary, nets and solvers with old formats upgraded, and replacing a file in one step."""
 
 import errno
-import glob
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,11 +82,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(prefix: str | Path) -> None:
-    """Delete what `replacing` left of files whose names begin with `prefix` in processes that were killed."""
-    prefix = Path(prefix)
-    for temporary in prefix.parent.glob(f".{glob.escape(prefix.name)}*.tmp"):
-        temporary.unlink(missing_ok=True)
+def remove_temporaries(folder: Path, names: str) -> None:
+    """Delete what processes that were killed in `replacing` left of files whose whole names match a pattern (re)."""
+    left = re.compile(rf"\.(?:{names})\.\d+\.tmp")
+    for temporary in folder.glob(".*.tmp"):
+        if left.fullmatch(temporary.name):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

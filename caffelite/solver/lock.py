@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,9 @@ from caffelite.errors import SolverError
 from caffelite.proto.files import remove_temporaries
 
 log = logging.getLogger("caffelite")
+
+# what follows the prefix in the names of a training's files; those of a longer prefix, which may run, do not match
+_OF_A_TRAINING = r"_(iter_\d+\.[^_]*|loss\.jsonl|classes\.txt)"
 
 
 @contextmanager
@@ -40,7 +44,7 @@ def locked(prefix: str | Path) -> Iterator[None]:
     with file:
         with suppress(OSError):  # a full disk, of which the snapshots will tell
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-        remove_temporaries(f"{prefix}_")
+        remove_temporaries(prefix.parent, re.escape(prefix.name) + _OF_A_TRAINING)
         try:
             yield
         finally:

@@ -104,10 +104,26 @@ def test_a_second_training_is_refused_with_the_process_of_the_first(tmp_path):
     first.kill()  # the system frees its lock
     first.communicate()
     (tmp_path / ".net_iter_2.caffemodel.77.tmp").write_text("half")
-    (tmp_path / ".net2_iter_2.caffemodel.77.tmp").write_text("of another")
     with locked(prefix):
         assert not (tmp_path / ".net_iter_2.caffemodel.77.tmp").exists()
-    assert [path.name for path in tmp_path.iterdir()] == [".net2_iter_2.caffemodel.77.tmp"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_what_a_killed_training_of_the_prefix_left_is_deleted(tmp_path):
+    ends = ["iter_2.caffemodel", "iter_10.solverstate.h5", "iter_2.resume.npz", "loss.jsonl", "classes.txt"]
+    mine = [f".a[b].c_{end}.77.tmp" for end in ends]
+    others = [f".a[b].c_{other}_{end}.77.tmp" for end in ends for other in ("d", "iter_2", "iter_2.x", "loss")]
+    others += [
+        ".a[b].c_iter_2.caffemodel.tmp",
+        ".a[b].c_d.caffemodel.77.tmp",
+        "a[b].c_loss.jsonl",
+        ".abxc_loss.jsonl.7.tmp",
+    ]
+    for name in mine + others:
+        (tmp_path / name).touch()
+    with locked(tmp_path / "a[b].c"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
 def test_a_lock_in_a_folder_that_is_not_there(tmp_path):

@@ -108,15 +108,15 @@ def train(
         if snapshot and snapshots.sidecar(snapshot).exists():
             origin, _ = snapshots.read(snapshot)
             param.random_seed = origin.seed
-            if resume and origin.iteration >= iters:
-                logger.info("%s is of iteration %d: there is nothing left to train", snapshot, origin.iteration)
-                return snapshots.model_of(snapshot)
         trainer = Trainer(param, dataset.classes, fit_classes)
         if weights and not snapshot:
             trainer.load_weights(weights, strict)
         trainer.set_data(build_roidb(dataset, dataset_proposals(dataset, proposals_file)))
         if snapshot:
             trainer.restore(snapshot, force)
+            if resume and trainer.solver.iter == iters:
+                logger.info("%s is of iteration %d: there is nothing left to train", snapshot, iters)
+                return snapshots.model_of(snapshot)
         model = trainer.train(iters)
         plot_losses(trainer.loss_log)
     return model

@@ -110,7 +110,10 @@ class Trainer:
         """
         first = self.solver.iter
         if first >= max_iters:
-            raise TrainingError(f"nothing to train: the solver is at iteration {first}, {max_iters} are asked for")
+            raise TrainingError(
+                f"nothing to train: the solver is at iteration {first}, {max_iters} are asked for: ask for more, or "
+                "continue from an earlier snapshot (--snapshot)"
+            )
         log = TrainingLog(self.loss_log, first)
         try:
             with Signals() as signals, logging_redirect_tqdm(), self._progress(max_iters) as show, _debug(self.param):

@@ -21,6 +21,7 @@ from detection.errors import ProposalError
 from detection.evaluation.detections import load_detections
 from detection.fast_rcnn import jobs
 from detection.fast_rcnn.files import newest_model, read_solver
+from detection.fast_rcnn.watch import TrainingError
 from detection.proposals import selective_search
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -147,9 +148,12 @@ def test_resume(job, default_cfg, caplog):
     before = resumed.stat().st_mtime_ns
     assert train(4, resume=True) == resumed and resumed.stat().st_mtime_ns == before
     assert "a/net_iter_4.solverstate is of iteration 4: there is nothing left to train" in caplog.text
+    with pytest.raises(TrainingError, match=r"the solver is at iteration 4, 3 are asked for: ask for more"):
+        train(3, resume=True)
     default_cfg.merge({"TRAIN": {"BATCH_SIZE": 16}})
-    with pytest.raises(ConfigError, match=r"TRAIN\.BATCH_SIZE: 32 in the snapshot, 16 now"):
-        train(5, resume=True)
+    for iters in (3, 4, 5):  # also where nothing is left to train
+        with pytest.raises(ConfigError, match=r"TRAIN\.BATCH_SIZE: 32 in the snapshot, 16 now"):
+            train(iters, resume=True)
     assert train(5, resume=True, force=True).name == "net_iter_5.caffemodel"
 
 
