@@ -11,7 +11,7 @@ from detection.datasets.dataset import Dataset, UnionDataset
 from detection.datasets.voc import VOC_CLASSES, VocDataset
 from detection.errors import DatasetError
 
-__all__ = ["DATA", "NAMES", "CocoDataset", "Dataset", "UnionDataset", "VocDataset", "get"]
+__all__ = ["DATA", "NAMES", "CocoDataset", "Dataset", "UnionDataset", "VocDataset", "get", "parts"]
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 # an installed package is no place for data: without a checkout around it, they lie where the user works
@@ -43,9 +43,9 @@ def get(name: str, data: str | Path = DATA) -> Dataset:
     Raises DatasetError.
     """
     data = Path(data)
-    parts = name.split("+")
-    if len(parts) > 1 and all(map(_is_name, parts)):
-        return UnionDataset([get(part, data) for part in parts])
+    union = parts(name)
+    if len(union) > 1:
+        return UnionDataset([get(part, data) for part in union])
     if match := re.fullmatch(_SHAPES, name):
         folder = data / "shapes"
         if not folder.is_dir():
@@ -63,6 +63,13 @@ def get(name: str, data: str | Path = DATA) -> Dataset:
         names = [c.strip() for c in classes.split(",") if c.strip()] if classes else None
         return VocDataset(folder, image_set, names, zero_based=plain != name)
     raise DatasetError(f"{name}: not the name of a data set; expected {NAMES}")
+
+
+def parts(name: str) -> list[str]:
+    """The names of the data sets that one of this name is the union of; itself where it is none, as a folder's name may
+    hold a + too."""
+    split = name.split("+")
+    return split if all(map(_is_name, split)) else [name]
 
 
 def _is_name(name: str) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import yaml
 
 import caffelite
 from caffelite import backend, get_solver, proto
 from caffelite.backend.gemm import gemm
+from detection import plain_yaml
 from detection.config import cfg
 from detection.experiments import requirements
 from detection.experiments.study import Row, Stage, Study
@@ -85,12 +85,12 @@ def estimate(row: Row, stage: Stage) -> Cost:
     """What a stage of a row costs. The global options are those of the stage for the while."""
     before = cfg.to_yaml()
     cfg.reset()
-    cfg.merge(yaml.safe_load(row.configured(stage).to_yaml()))
+    cfg.merge(plain_yaml.load(row.configured(stage).to_yaml()))
     try:
         return _estimate(row, stage)
     finally:
         cfg.reset()
-        cfg.merge(yaml.safe_load(before))
+        cfg.merge(plain_yaml.load(before))
 
 
 def _estimate(row: Row, stage: Stage) -> Cost:

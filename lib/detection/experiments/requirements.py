@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from detection import datasets
 from detection.datasets import DATA
 from detection.experiments.study import ROOT, Row, StudyError
 
@@ -62,7 +63,7 @@ def proposals_file(row: Row, dataset: str) -> str | None:
 def parts(dataset: str) -> list[str]:
     """The names of the data sets that one is the union of."""
     split = []
-    for part in dataset.split("+"):
+    for part in datasets.parts(dataset):
         match = re.fullmatch(r"(voc_\d{4}_)trainvaltest", part)
         split += [f"{match[1]}trainval", f"{match[1]}test"] if match else [part]
     return split

@@ -16,12 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from caffelite import proto
 from caffelite.errors import CaffeliteError
 from caffelite.net_spec import assign_proto
 from caffelite.proto.files import replacing
+from detection import plain_yaml
 from detection.config import Options, cfg
 from detection.experiments import measure, report, requirements
 from detection.experiments.scale_down import ScaleDown
@@ -249,7 +248,7 @@ def _result(row: Row, trainings: Sequence[Training], data: Mapping, folder: Path
             "test_image_ms": json.loads(timing.read_text())["median_ms"],
         },
         "memory_peak_bytes": max((peak for peak in peaks if peak), default=None),
-        "options": yaml.safe_load(options.to_yaml()),
+        "options": plain_yaml.load(options.to_yaml()),
         "solver": "\n".join((training.folder / "solver.prototxt").read_text() for training in trainings),
         "seed": options.RNG_SEED,
         "versions": measure.versions(),
@@ -295,7 +294,7 @@ def _test_identity(row: Row, training: Training, data: Mapping) -> dict[str, Any
 
 def _set_options(options: Options) -> None:
     cfg.reset()
-    cfg.merge(yaml.safe_load(options.to_yaml()))
+    cfg.merge(plain_yaml.load(options.to_yaml()))
 
 
 def _hash(identity: Mapping) -> str:

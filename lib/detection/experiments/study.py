@@ -1,6 +1,7 @@
 """Experiment files: a study is a table or figure, a row one of its numbers.
 
-A file is YAML with `title`, `source`, perhaps `notes`, `defaults` (of all rows) and `rows` ({name: row}). A row has
+A file is YAML with `title`, `source`, perhaps `notes`, `defaults` (of all rows) and `rows` ({name: row}). A name is
+also that of a folder: letters, digits and _ . + -. A row has
 
     label           how the report names it
     model           CaffeNet, VGG_CNN_M_1024, VGG16, SqueezeNet or shapes
@@ -22,6 +23,7 @@ A file is YAML with `title`, `source`, perhaps `notes`, `defaults` (of all rows)
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,6 +34,7 @@ import yaml
 from caffelite import proto
 from caffelite.errors import CaffeliteError
 from caffelite.net_spec import assign_proto
+from detection import datasets, plain_yaml
 from detection.config import ConfigError, Options
 from detection.datasets.voc import VOC_CLASSES
 from detection.models.build import Model, Variant
@@ -49,6 +52,9 @@ WEIGHTS = {
     "shapes": None,
 }
 """Where the models' ImageNet weights are looked for."""
+
+ELSEWHERE = {"max_iter": "iterations", "random_seed": "RNG_SEED in options", "train_net": "model and variant"}
+"""Fields of the solver that experiments set themselves: what sets them."""
 
 
 class StudyError(CaffeliteError):
@@ -128,7 +134,7 @@ def read(name: str) -> Study:
     if not path.is_file():
         raise StudyError(f"{name}: there is no such study; there are {', '.join(names())}, or give a file .yml")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = plain_yaml.load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise StudyError(f"{path}: cannot be read as YAML: {' '.join(str(e).split())}") from None
     except OSError as e:
@@ -142,7 +148,7 @@ def located(dataset: str) -> str:
         ":".join(str(ROOT / part) if i == 0 or ".json:" in name else part for i, part in enumerate(name.split(":")))
         if ":" in name
         else name
-        for name in dataset.split("+")
+        for name in datasets.parts(dataset)
     )
 
 
@@ -163,6 +169,8 @@ class _Reader:
         built = []
         for name, row in rows.items():
             self.where = f"{self.path}: row {name}"
+            if not re.fullmatch(r"\w[\w.+-]*", str(name)):
+                raise self.error("its name is that of a folder: expected letters, digits and _ . + - only")
             built.append(self.row(str(name), merge_options(defaults, self.expect("row", row or {}, Mapping))))
         self.where = self.path
         title, source = (self.text(content, key) for key in ("title", "source"))
@@ -175,6 +183,8 @@ class _Reader:
         if "stages" in row and any(key in row for key in short):
             raise self.error(f"give either stages or {', '.join(short)}, not both")
         stages = row.get("stages", [{key: row[key] for key in short if key in row}])
+        if not self.expect("stages", stages, list):
+            raise self.error("stages: expected at least one, found none")
         weights = row.get("weights", WEIGHTS[model])
         built = Row(
             study=self.path.stem,
@@ -186,8 +196,8 @@ class _Reader:
             test=located(self.text(row, "test")),
             proposals=self.one_of("proposals", row.get("proposals", "search"), ("search", "published")),
             options=self.mapping(row, "options"),
-            stages=tuple(self.stage(MODELS[model], stage) for stage in self.expect("stages", stages, list)),
-            svd={layer: self.expect(f"svd: {layer}", n, int) for layer, n in self.mapping(row, "svd").items()},
+            stages=tuple(self.stage(MODELS[model], stage) for stage in stages),
+            svd={layer: self.at_least_one(f"svd: {layer}", n) for layer, n in self.mapping(row, "svd").items()},
             svm=self.expect("svm", row.get("svm", False), bool),
             metric=self.text(row, "metric"),
             published=self.published(self.mapping(row, "published")),
@@ -209,13 +219,13 @@ class _Reader:
         solver = self.mapping(stage, "solver")
         param = proto.message("SolverParameter")()
         for key, value in solver.items():
+            if key in ELSEWHERE:
+                raise self.error(f"solver: {key} is not given here but by {ELSEWHERE[key]}")
             try:
-                assign_proto(param, key, value)
+                assign_proto(param, str(key), value)
             except CaffeliteError as e:
                 raise self.error(f"solver: {e}") from None
-        iterations = self.expect("iterations", stage.get("iterations", model.solver["max_iter"]), int)
-        if iterations < 1:
-            raise self.error(f"iterations: expected at least 1, actual {iterations}")
+        iterations = self.at_least_one("iterations", stage.get("iterations", model.solver["max_iter"]))
         return Stage(variant, iterations, solver)
 
     def published(self, numbers: Mapping) -> dict[str, Any]:
@@ -225,9 +235,11 @@ class _Reader:
             if len(ap) != len(VOC_CLASSES):
                 raise self.error(f"published: AP: expected {len(VOC_CLASSES)} numbers, actual {len(ap)}")
             ap = dict(zip(VOC_CLASSES, ap))
+        elif ap is not None:
+            self.expect("published: AP", ap, Mapping)
         mean = numbers.get("mAP")
         for value in [*([] if mean is None else [mean]), *(ap or {}).values()]:
-            if not isinstance(value, int | float) or not 0 <= value <= 100:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
                 raise self.error(f"published: expected percents, actual {value!r}")
         return {
             "mAP": None if mean is None else mean / 100,
@@ -247,6 +259,11 @@ class _Reader:
             raise self.error(f"{what}: expected {kind.__name__.lower()}, actual {value!r}")
         return value
 
+    def at_least_one(self, what: str, value) -> int:
+        if self.expect(what, value, int) < 1:
+            raise self.error(f"{what}: expected at least 1, actual {value}")
+        return value
+
     def text(self, values: Mapping, key: str) -> str:
         return self.expect(key, values.get(key), str)
 
@@ -257,6 +274,6 @@ class _Reader:
         return self.expect(key, values.get(key) or {}, Mapping)
 
     def one_of(self, what: str, value: str, allowed: Iterable[str]) -> str:
-        if value not in allowed:
+        if self.expect(what, value, str) not in allowed:
             raise self.error(f"{what}: expected one of {', '.join(allowed)}, actual {value!r}")
         return value

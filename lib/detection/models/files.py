@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from caffelite import proto
 from caffelite.net_spec import assign_proto
 from caffelite.proto.schema import is_repeated
+from detection import plain_yaml
 from detection.fast_rcnn.svd import compress_definition
 from detection.models.build import Model, Variant, test_net, train_net
 from detection.models.nets import MODELS
@@ -76,7 +77,7 @@ def texts(root: Path) -> dict[str, str]:
     files = {}
     for model in MODELS.values():
         own = root / model.folder / "config.yml"
-        options = yaml.safe_load(own.read_text()) if own.is_file() else {}
+        options = plain_yaml.load(own.read_text()) if own.is_file() else {}
         for variant in model.variants:
             folder = f"{model.folder}/{variant.name}".rstrip("/")
             about = f"{model.title}.\n{model.about}\n" + (f"Here {variant.about}.\n" if variant.name else "")

@@ -89,7 +89,7 @@ def test_what_is_finished_is_not_done_again(settings, monkeypatch):
     assert result.stat().st_mtime_ns > written
     assert trainings(settings) == before
     # another seed: it is trained again, and reported beside the first
-    run.run(one, ["default"], replace(settings, seed=11))
+    run.run(changed, ["default"], replace(settings, seed=11))
     assert len(trainings(settings)) == len(before) + 1
     report = json.loads((settings.output / "shapes" / "report.json").read_text())
     assert [result["seed"] for result in report["rows"][0]["runs"]] == [3, 11]

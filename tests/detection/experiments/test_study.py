@@ -118,6 +118,14 @@ def test_a_file_of_ones_own(tmp_path):
         ({"proposals": "none"}, "proposals: expected one of search, published, actual 'none'"),
         ({"train": None}, "train: expected str, actual None"),
         ({"weights": 5}, "weights: expected str, actual 5"),
+        ({"svd": {"fc6": 0}}, "svd: fc6: expected at least 1, actual 0"),
+        ({"stages": []}, "stages: expected at least one, found none"),
+        ({"variant": ["x"]}, "variant: expected str, actual ['x']"),
+        ({"solver": {"max_iter": 5}}, "solver: max_iter is not given here but by iterations"),
+        ({"solver": {"random_seed": 5}}, "solver: random_seed is not given here but by RNG_SEED in options"),
+        ({"solver": {5: 1}}, "solver: SolverParameter has no field"),
+        ({"published": {"AP": 55}}, "published: AP: expected mapping, actual 55"),
+        ({"published": {"mAP": True}}, "published: expected percents, actual True"),
         ({"deviations": "one"}, "deviations: expected list, actual 'one'"),
     ],
 )
@@ -128,6 +136,19 @@ def test_a_wrong_row_is_told(tmp_path, row, message):
     assert "mine" in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["../../../x", "/abs/x", "07/12", "..", "", "a\0b", "a\n"])
+def test_a_rows_name_is_no_path(tmp_path, name):
+    with pytest.raises(StudyError, match="its name is that of a folder: expected letters, digits"):
+        read_changed(tmp_path, {**GOOD, "rows": {name: GOOD["rows"]["one"]}})
+
+
+def test_data_sets_lie_below_the_root():
+    assert study.located("voc_2007_trainval+my/set:train") == f"voc_2007_trainval+{study.ROOT}/my/set:train"
+    assert study.located("a+b/set:train:cat,dog") == f"{study.ROOT}/a+b/set:train:cat,dog"
+    assert study.located("a.json:images") == f"{study.ROOT}/a.json:{study.ROOT}/images"
+    assert requirements.parts("/c++/set:train") == ["/c++/set:train"]
+
+
 def test_a_wrong_file_is_told(tmp_path):
     with pytest.raises(StudyError, match=r"there is no such study; there are coco, figure2"):
         study.read("table9")
@@ -135,6 +156,9 @@ def test_a_wrong_file_is_told(tmp_path):
         read_changed(tmp_path, {**GOOD, "rows": {}})
     with pytest.raises(StudyError, match="a study has no 'row'; did you mean rows"):
         read_changed(tmp_path, {**GOOD, "row": {}})
+    (tmp_path / "mine.yml").write_text("a: &a [1]\nb: *a")
+    with pytest.raises(StudyError, match=r"mine.yml: cannot be read as YAML: aliases \(\*\) are not supported"):
+        study.read(str(tmp_path / "mine.yml"))
     (tmp_path / "mine.yml").write_text("a: [")
     with pytest.raises(StudyError, match=r"mine.yml: cannot be read as YAML"):
         study.read(str(tmp_path / "mine.yml"))
