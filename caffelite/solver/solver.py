@@ -61,6 +61,7 @@ class Solver:
         self.smoothed_loss = 0.0
         self.minimum_loss = p.minimum_loss if hasattr(p, "minimum_loss") else math.inf
         self.iter_last_event = 0
+        self.last_rate = 0.0  # of the last update, before lr_mult; that of one left out if it was
         self.requested_early_exit = False
         self._callbacks: list[tuple] = []
         self._losses: deque[float] = deque()
@@ -113,7 +114,9 @@ class Solver:
                 log.info("Iteration %d, loss = %.6g", self.iter, self.smoothed_loss)
                 self._log_outputs(self.net, [self.net.blobs[n].data.ravel() for n in self.net.outputs], "Train")
             answers = [on_gradients_ready() for _, on_gradients_ready, _ in self._callbacks]
-            if not any(isinstance(answer, str) and answer == "skip" for answer in answers):
+            if any(isinstance(answer, str) and answer == "skip" for answer in answers):
+                self.last_rate = self.lr
+            else:
                 self.apply_update()
             self.iter += 1
             if self._obey(snapshot_due=p.snapshot > 0 and self.iter % p.snapshot == 0):
@@ -150,7 +153,7 @@ class Solver:
     def apply_update(self) -> None:
         """Change the weights from their diffs: rate, clipping, division by iter_size, decay, update, in that order."""
         p = self.param
-        rate = policies.learning_rate(p, self)
+        rate = self.last_rate = policies.learning_rate(p, self)
         if p.display and self.iter % p.display == 0:
             log.info("Iteration %d, lr = %g", self.iter, rate)
         scale = self._clip_scale() / p.iter_size

@@ -33,6 +33,8 @@ logger = logging.getLogger("detection")
 LINES_EVERY = 20
 """Iterations between the lines on a terminal without a progress bar, for a solver without `display`."""
 
+_NOT_IN_A_SOLVERSTATE = ("minimum_loss", "iter_last_event")  # what lr_policy "plateau" goes on from
+
 
 class Trainer:
     """A solver with its roidb: trains, writes snapshots and a loss log.
@@ -118,8 +120,9 @@ class Trainer:
         try:
             with Signals() as signals, logging_redirect_tqdm(), self._progress(max_iters) as show, _debug(self.param):
                 while True:
-                    rate, began = self.solver.lr, time.perf_counter()
+                    began = time.perf_counter()
                     self._step(first)
+                    rate = self.solver.last_rate
                     losses, seconds = self.watch.losses(), time.perf_counter() - began
                     facts = {"seconds": round(seconds, 6), "peak_mib": round(memory.peak_mib(), 1)}
                     log.add(iter=self.solver.iter - 1, lr=rate, **losses, **facts)
@@ -188,6 +191,7 @@ class Trainer:
         file. With TRAIN.SNAPSHOT_KEEP older ones are deleted. Raises CaffeliteError."""
         sampler = self.data_layer.get_state() if sampler is None else sampler
         resume = {f"sampler:{key}": value for key, value in sampler.items()}
+        resume |= {f"solver:{name}": np.array(getattr(self.solver, name)) for name in _NOT_IN_A_SOLVERSTATE}
         if self.regressor is not None:
             resume |= {f"bbox_pred:{i}": blob.data.copy() for i, blob in enumerate(self.regressor)}
             resume |= {"bbox_means": self.means, "bbox_stds": self.stds}
@@ -212,6 +216,7 @@ class Trainer:
         """Snapshot the weights that an iteration which failed has not changed; says where they are."""
         if self.solver.iter == first:
             return "Nothing was learned since the start"
+        self.watch.take_back_statistics()
         if not self.watch.weights_are_finite():
             return "The weights have numbers that are not finite, too: the last snapshot is what is left"
         with contextlib.suppress(CaffeliteError, OSError):
@@ -249,6 +254,9 @@ class Trainer:
         sampler = {k.removeprefix("sampler:"): resume[k] for k in resume if k.startswith("sampler:")}
         self.solver.restore(state)
         try:
+            for name in _NOT_IN_A_SOLVERSTATE:
+                if f"solver:{name}" in resume:  # snapshots of earlier versions lack them
+                    setattr(self.solver, name, resume[f"solver:{name}"].item())
             if self.regressor is not None:
                 mine = {"bbox_means": self.means, "bbox_stds": self.stds}
                 if all(np.array_equal(resume[key], value) for key, value in mine.items()):

@@ -31,11 +31,16 @@ class Watch:
     A loss or a gradient that is not finite raises NotFinite before the update, or with TRAIN.NONFINITE `skip` leaves
     the update out, which `skipped` counts. `sampler` is the data layer's state at the start of the iteration;
     `updating` tells whether weights may have changed since.
+
+    The running statistics of BatchNorm, which each forward pass changes, are taken back in such an iteration.
     """
 
     def __init__(self, solver, data_layer):
         self.solver, self.net, self.data_layer = solver, solver.net, data_layer
-        self.skipped = 0
+        self.skipped, self.updating = 0, False
+        running = [layer for layer in self.net.layers if layer.type == "BatchNorm" and not layer.global_stats]
+        self._statistics = [blob for layer in running for blob in layer.blobs]
+        self._before: list[np.ndarray] = []
         solver.add_callback(self._start, self._may_update, self._passed)
 
     def losses(self) -> dict[str, float]:
@@ -45,8 +50,14 @@ class Watch:
 
     def _start(self) -> None:
         self.sampler, self.updating = self.data_layer.get_state(), False
+        self._before = [blob.read().copy() for blob in self._statistics]
         self._passes: list[dict[str, float]] = []
         self._problem: str | None = None
+
+    def take_back_statistics(self) -> None:
+        """Give the running statistics the values that they had at the start of the iteration."""
+        for blob, values in zip(self._statistics, self._before):
+            blob.assign(values)
 
     def _passed(self) -> None:
         terms = {
@@ -56,6 +67,7 @@ class Watch:
         }
         self._passes.append(terms)
         if self._problem is None and not math.isfinite(sum(terms.values())):
+            self.take_back_statistics()  # else bad values in a layer would be told as those of its weights
             self._problem = self._text("the loss is not finite", terms, self._first_blob())
 
     def _may_update(self) -> str | None:
@@ -66,6 +78,7 @@ class Watch:
         if self._problem is None:
             self.updating = True
             return None
+        self.take_back_statistics()
         if cfg.TRAIN.NONFINITE == "stop" or not self.weights_are_finite():
             raise NotFinite(self._problem)
         self.skipped += 1

@@ -77,6 +77,44 @@ def test_resume_is_exact(tmp_path, entries, default_cfg, prefetch):
     assert learned(rest.loss_log) == learned(whole.loss_log)
 
 
+def test_the_plateau_policy_resumes_exactly_and_the_rates_that_were_used_are_logged(tmp_path, entries):
+    def trainer(folder):
+        param = solver_param(tmp_path, folder, more="plateau_winsize: 2 plateau_winsize: 3 plateau_winsize: 2")
+        param.lr_policy = "plateau"
+        trainer = trainer_of(param, entries)
+        updates, update = [], trainer.solver.rule.update
+
+        def noted(blob, history, scale, decay, l1, rate, iteration):
+            if blob is trainer.net.params["conv1"][0]:
+                updates.append(rate)
+            update(blob, history, scale, decay, l1, rate, iteration)
+
+        trainer.solver.rule.update = noted
+        return trainer, updates
+
+    whole, updates = trainer("whole")
+    model = whole.train(14)
+    assert [line["lr"] for line in learned(whole.loss_log)] == updates and len(set(updates)) > 2
+    for stop in range(3, 13, 3):
+        trainer("parts")[0].train(stop)
+        rest, _ = trainer("parts")
+        rest.restore(tmp_path / "parts" / f"tiny_iter_{stop}.solverstate")
+        assert rest.train(14).read_bytes() == model.read_bytes()
+        assert learned(rest.loss_log) == learned(whole.loss_log)
+
+
+def test_an_error_before_the_first_iteration_is_the_one_that_is_told(tmp_path, entries, monkeypatch, caplog):
+    trainer = trainer_of(solver_param(tmp_path), entries)
+
+    def no_room():
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(trainer.net, "clear_param_diffs", no_room)
+    with pytest.raises(MemoryError, match="no room"):
+        trainer.train(2)
+    assert "iteration 0 failed. Nothing was learned since the start" in caplog.text
+
+
 def test_resume_refuses_other_data(tmp_path, entries, default_cfg):
     trainer_of(solver_param(tmp_path), entries).train(3)
     state = tmp_path / "out" / "tiny_iter_3.solverstate"

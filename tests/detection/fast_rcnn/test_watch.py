@@ -7,7 +7,7 @@ import pytest
 
 from detection.fast_rcnn import snapshots
 from detection.fast_rcnn.watch import TrainingError
-from tests.detection.fast_rcnn.tiny import OPTIONS, make_entries, solver_param, trainer_of
+from tests.detection.fast_rcnn.tiny import NET, OPTIONS, make_entries, solver_param, trainer_of
 
 
 @pytest.fixture
@@ -79,6 +79,37 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path, entries, default_cfg
     ):
         trainer.train(6)
     assert snapshots.newest(tmp_path / "out" / "tiny").name == "tiny_iter_3.solverstate"
+
+
+@pytest.mark.parametrize("choice", ["stop", "skip"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_running_statistics_are_taken_back(tmp_path, entries, default_cfg, choice, value):
+    default_cfg.TRAIN.NONFINITE = choice
+    norm = 'layer { name: "bn" type: "BatchNorm" bottom: "conv1" top: "conv1" }\nlayer { name: "relu1"'
+    net = NET.replace('layer { name: "relu1"', norm)
+    whole = trainer_of(solver_param(tmp_path, "whole", net=net), entries).train(6)
+    trainer = trainer_of(solver_param(tmp_path, net=net), entries)
+    seen = {}
+
+    def spoil_image(i):
+        if trainer.solver.iter == 4 and i == 0:
+            trainer.net.blobs["data"].data[0, 0, 3, 3] = value
+
+    trainer.net.after_forward(spoil_image)
+    trainer.solver.add_callback(
+        lambda: seen.update({trainer.solver.iter: [b.data.copy() for b in trainer.net.params["bn"]]}), lambda: None
+    )
+    if choice == "skip":
+        trainer.train(6)
+        assert trainer.watch.skipped == 1
+        assert all(np.array_equal(a, b) for a, b in zip(seen[4], seen[5]))
+        assert not np.array_equal(seen[3][0], seen[4][0])
+        return
+    with pytest.raises(TrainingError, match=r"'data' of layer 'data' .*The weights before it are in .*tiny_iter_4\."):
+        trainer.train(6)
+    rest = trainer_of(solver_param(tmp_path, net=net), entries)
+    rest.restore(snapshots.newest(tmp_path / "out" / "tiny"))
+    assert rest.train(6).read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
