@@ -3,7 +3,8 @@
 
   tools/reproduce.py list                        the studies and their rows
   tools/reproduce.py show table1                 the plan: trainings, memory, time, and what is missing
-  tools/reproduce.py run table1                  train, test and report; what is finished is not done again
+  tools/reproduce.py run table1                  the plan, then train, test and report; what is finished is not done
+                                                 again
   tools/reproduce.py run table6 --row s_stagewise --gpu 0
   tools/reproduce.py run table1 --scale-down     the whole way in minutes, on a small generated data set
   tools/reproduce.py run shapes --seed 3 4 5     each row once per seed; the report tells mean and spread
@@ -14,7 +15,6 @@ from its newest snapshot when it is started again. docs/reproducing.md says more
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import _common
@@ -34,12 +34,12 @@ def main(args) -> None:
     settings = run.Settings(output, scale, args.iters, args.selective_search)
     chosen = study.read(args.study)
     names = args.row or [row.name for row in chosen.rows]
+    if args.action != "report":
+        print("\n".join(plan.lines(chosen, [settings.applied(chosen.row(name)) for name in names])), flush=True)
     if args.action == "show":
-        print("\n".join(plan.lines(chosen, [settings.applied(chosen.row(name)) for name in names])))
         return
     if args.action == "run":
-        for seed in args.seed or (None,):
-            run.run(chosen, names, replace(settings, seed=seed))
+        run.run_seeds(chosen, names, settings, args.seed or (None,))
     print(f"report: {run.write_report(chosen, settings)}")
 
 

@@ -34,17 +34,18 @@ class Range:
 def line_chart(
     curves: Mapping[str, Curve], x_label: str, y_label: str, x_max: float | None = None, y_max: float | None = None
 ) -> str:
-    """Curves {name: points (x, y)} from 0 on, as a figure with its legend; nothing for no points."""
+    """Curves {name: points (x, y)} from 0 on, negative values on the axis, as a figure with its legend; nothing for no
+    points."""
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return ""
-    x_max = x_max or max(x for points in curves.values() for x, _ in points) or 1.0
-    y_max = y_max or max(y for points in curves.values() for _, y in points) or 1.0
+    x_max = x_max or max(0.0, *(x for points in curves.values() for x, _ in points)) or 1.0
+    y_max = y_max or max(0.0, *(y for points in curves.values() for _, y in points)) or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
-            LEFT + min(x / x_max, 1.0) * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - min(y / y_max, 1.0) * (HEIGHT - TOP - BOTTOM),
+            LEFT + min(max(x / x_max, 0.0), 1.0) * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - min(max(y / y_max, 0.0), 1.0) * (HEIGHT - TOP - BOTTOM),
         )
 
     parts = []

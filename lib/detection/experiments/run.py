@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from caffelite import proto
 from caffelite.errors import CaffeliteError
 from caffelite.net_spec import assign_proto
@@ -28,6 +30,7 @@ from detection.experiments.study import ROOT, Row, Stage, Study, StudyError
 from detection.fast_rcnn import jobs, svd
 from detection.fast_rcnn.classes import fit_classes
 from detection.models import build, files
+from detection.training_log import read_log
 
 logger = logging.getLogger("detection")
 
@@ -50,28 +53,25 @@ class Settings:
     search: bool = False
     seed: int | None = None
 
+    @property
+    def own_scale(self) -> ScaleDown | None:
+        """The scale with the iterations asked for."""
+        return replace(self.scale, iterations=self.iterations) if self.scale and self.iterations else self.scale
+
     def applied(self, row: Row) -> Row:
         """The row with these settings, its deviations told."""
-        if self.scale:
-            row = self.scale.row(row, self.output)
-        if self.iterations:
+        if scale := self.own_scale:
+            row = scale.row(row, self.output)
+        elif self.iterations:
             whole = " and ".join(str(stage.iterations) for stage in row.stages)
             text = f"{self.iterations} iterations{' per stage' * (len(row.stages) > 1)} instead of {whole}"
-            stages = tuple(_shortened(row, stage, self.iterations) for stage in row.stages)
-            row = replace(row, stages=stages, deviations=(*row.deviations, text))
+            row = replace(row.shortened(self.iterations), deviations=(*row.deviations, text))
         if self.search and row.proposals == "published":
             text = "proposals made here by OpenCV's selective search instead of the authors' files"
             row = replace(row, proposals="search", deviations=(*row.deviations, text))
         if self.seed is not None:
             row = replace(row, options=files.merge_options(row.options, {"RNG_SEED": self.seed}))
         return row
-
-
-def _shortened(row: Row, stage: Stage, iterations: int) -> Stage:
-    """A stage of so many iterations, with the steps of the rate in proportion."""
-    step = stage.solver.get("stepsize", row.model.solver["stepsize"])
-    stepsize = max(1, round(step * iterations / stage.iterations))
-    return Stage(stage.variant, iterations, {**stage.solver, "stepsize": stepsize})
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ class Training:
         return self.folder / f"{self.model.name.rpartition('_iter_')[0]}_loss.jsonl"
 
     def iteration_seconds(self) -> list[float]:
-        """How long every iteration took."""
-        lines = [json.loads(line) for line in self.loss_log.read_text().splitlines()]
-        return [line["seconds"] for line in lines if line.get("seconds") is not None]
+        """How long every iteration took, as far as its log tells. Raises FileFormatError."""
+        columns = read_log(self.loss_log)
+        seconds = columns.get("seconds", np.empty(0))
+        return seconds[np.isfinite(seconds)].tolist()
 
 
 def run(study: Study, names: Sequence[str] = (), settings: Settings = Settings()) -> list[Path]:
@@ -107,13 +108,29 @@ def run(study: Study, names: Sequence[str] = (), settings: Settings = Settings()
         logger.info("== %s, row %s: %s", study.name, row.name, row.label)
         try:
             results.append(run_row(row, settings))
-        except CaffeliteError as e:
-            logger.error("%s, row %s: %s", study.name, row.name, e)
-            errors.append(f"{row.name}: {e}")
+        except (CaffeliteError, OSError, MemoryError) as e:
+            text = f"out of memory {e}".rstrip() if isinstance(e, MemoryError) else str(e)
+            logger.error("%s, row %s: %s", study.name, row.name, text)
+            errors.append(f"{row.name}: {text}")
     if results:
         write_report(study, settings)
     if errors:
         raise StudyError(f"{study.name}: {len(errors)} of {len(rows)} rows failed:\n" + "\n".join(errors))
+    return results
+
+
+def run_seeds(study: Study, names: Sequence[str], settings: Settings, seeds: Sequence[int | None]) -> list[Path]:
+    """`run` once with each seed; a row that fails with one does not keep the others from running. Raises StudyError,
+    at once where data or weights are missing."""
+    requirements.check([settings.applied(study.row(name)) for name in names])
+    results, errors = [], []
+    for seed in seeds:
+        try:
+            results += run(study, names, replace(settings, seed=seed))
+        except StudyError as e:
+            errors.append(str(e) if seed is None else f"seed {seed}: {e}")
+    if errors:
+        raise StudyError("\n".join(errors))
     return results
 
 
@@ -262,7 +279,7 @@ def _result(row: Row, trainings: Sequence[Training], data: Mapping, folder: Path
         "notes": [
             f"COCO's {name}: {value:.4f}" for name, value in (scores.get("coco") or {}).items() if value is not None
         ],
-        "scaled_down": str(settings.scale) if settings.scale else None,
+        "scaled_down": str(settings.own_scale) if settings.scale else None,
         "files": {
             "loss_log": os.path.relpath(trainings[-1].loss_log, folder),
             "evaluation": evaluation.name if evaluation.is_file() else None,

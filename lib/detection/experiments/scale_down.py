@@ -52,13 +52,12 @@ class ScaleDown:
         train = self._scales(options.TRAIN, factor) | {"BATCH_SIZE": self.rois, "SNAPSHOT_ITERS": self.iterations}
         small = {"TRAIN": train, "TEST": self._scales(options.TEST, factor), "PROPOSALS": few}
         return replace(
-            row,
+            row.shortened(self.iterations),
             train=f"{folder}:train:{classes}",
             test=f"{folder}:test:{classes}",
             weights=None,
             proposals="search",
             options=merge_options(row.options, small),
-            stages=tuple(replace(stage, iterations=self.iterations) for stage in row.stages),
             svd={layer: max(1, min(rank, self.width) // 4) for layer, rank in row.svd.items()},
         )
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,15 @@ class Row:
     metric: str
     published: Mapping[str, Any]
     deviations: tuple[str, ...]
+
+    def shortened(self, iterations: int) -> Row:
+        """The row with so many iterations in every stage, and the steps of the rate in proportion."""
+        stages = []
+        for stage in self.stages:
+            step = stage.solver.get("stepsize", self.model.solver["stepsize"])
+            stepsize = max(1, round(step * iterations / stage.iterations))
+            stages.append(Stage(stage.variant, iterations, {**stage.solver, "stepsize": stepsize}))
+        return replace(self, stages=tuple(stages))
 
     def configured(self, stage: Stage) -> Options:
         """The options of one of the row's stages: the model's (config.yml beside its prototxts), then the variant's,

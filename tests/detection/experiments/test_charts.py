@@ -32,6 +32,12 @@ def test_curves_of_nothing_but_zeros():
     assert "nan" not in line_chart({"a": [(0, 0)]}, "x", "y")
 
 
+def test_negative_values_lie_on_the_axis():
+    chart = line_chart({"a": [(0, -1), (5, -2)]}, "x", "y")
+    (points,) = re.findall(r'points="([\d., ]+)"/>(?!</svg> )', chart)
+    assert len({point.split(",")[1] for point in points.split()}) == 1
+
+
 def test_many_curves_differ():
     chart = line_chart({str(n): [(0, n), (1, n)] for n in range(30)}, "x", "y")
     styles = re.findall(

@@ -131,6 +131,27 @@ def test_a_row_that_fails_does_not_stop_the_others(settings):
     assert (settings.output / "shapes" / "default" / "result.json").is_file()
 
 
+def test_neither_memory_nor_a_disk_nor_a_seed_stops_the_others(tmp_path, monkeypatch):
+    begun = []
+
+    def fail(row, settings):
+        begun.append((settings.seed, row.name))
+        raise {"default": MemoryError("of the GPU"), "stagewise": OSError(28, "No space left on device")}[row.name]
+
+    monkeypatch.setattr(run, "run_row", fail)
+    with pytest.raises(StudyError) as error:
+        run.run_seeds(study.read("shapes"), ["default", "stagewise"], run.Settings(tmp_path, SCALE), (3, 4))
+    assert begun == [(3, "default"), (3, "stagewise"), (4, "default"), (4, "stagewise")]
+    for seed in (3, 4):
+        assert f"seed {seed}: shapes: 2 of 2 rows failed:\ndefault: out of memory of the GPU" in str(error.value)
+    assert "stagewise: [Errno 28] No space left on device" in str(error.value)
+
+
+def test_iterations_of_a_damaged_log_are_timed(tmp_path):
+    (tmp_path / "net_loss.jsonl").write_text('{"iter": 0, "seconds": 0.5}\n{"iter": 1, "sec\n{"iter": 1}\n')
+    assert run.Training("", tmp_path, tmp_path / "net_iter_2.caffemodel", None).iteration_seconds() == [0.5]
+
+
 def test_cocos_measures_are_notes(settings, monkeypatch):
     """A row on COCO is scored by PASCAL's metric, which has a band of chance, and COCO's own stand below it."""
     measured = run.jobs.test
@@ -170,6 +191,14 @@ def test_fewer_iterations_and_own_proposals_are_deviations():
         "100 iterations instead of 100000",
         "proposals made here by OpenCV's selective search instead of the authors' files",
     )
+
+
+def test_scaled_down_to_so_many_iterations(tmp_path):
+    settings = run.Settings(tmp_path, SCALE, iterations=8)
+    row = settings.applied(study.read("table1").row("frcn_07"))
+    assert (row.stages[0].iterations, row.stages[0].solver["stepsize"]) == (8, 6)
+    assert row.deviations == ()
+    assert "8 iterations" in str(settings.own_scale)
 
 
 def test_the_default_job_as_a_study_is_the_default_job():

@@ -27,3 +27,12 @@ def test_what_is_wrong_is_told_in_a_line():
     assert "show needs a STUDY" in done.stderr
     done = reproduce("show", "table4", "--row", "l_svm")
     assert "table4: has no row 'l_svm'; its rows: s, s_svd" in done.stderr
+
+
+def test_run_tells_the_plan_first(tmp_path):
+    done = reproduce("run", "shapes", "--row", "default", "--scale-down", "--iters", "2", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    plan, _, end = done.stdout.partition("data and weights are all there\n")
+    assert "default: 2 iterations" in plan
+    assert "GFLOP/s" in plan
+    assert end == f"report: {tmp_path / 'scaled_down' / 'shapes' / 'report.html'}\n"
