@@ -33,7 +33,7 @@ logger = logging.getLogger("detection")
 LINES_EVERY = 20
 """Iterations between the lines on a terminal without a progress bar, for a solver without `display`."""
 
-_NOT_IN_A_SOLVERSTATE = ("minimum_loss", "iter_last_event")  # what lr_policy "plateau" goes on from
+_NOT_IN_A_SOLVERSTATE = {"minimum_loss": float, "iter_last_event": int}  # what lr_policy "plateau" goes on from
 
 
 class Trainer:
@@ -254,9 +254,9 @@ class Trainer:
         sampler = {k.removeprefix("sampler:"): resume[k] for k in resume if k.startswith("sampler:")}
         self.solver.restore(state)
         try:
-            for name in _NOT_IN_A_SOLVERSTATE:
+            for name, kind in _NOT_IN_A_SOLVERSTATE.items():
                 if f"solver:{name}" in resume:  # snapshots of earlier versions lack them
-                    setattr(self.solver, name, resume[f"solver:{name}"].item())
+                    setattr(self.solver, name, kind(resume[f"solver:{name}"].item()))
             if self.regressor is not None:
                 mine = {"bbox_means": self.means, "bbox_stds": self.stds}
                 if all(np.array_equal(resume[key], value) for key, value in mine.items()):

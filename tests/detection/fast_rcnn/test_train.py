@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import caffelite as caffe
-from caffelite.errors import WeightsError
+from caffelite.errors import FileFormatError, WeightsError
 from caffelite.solver.signals import Stopped
 from detection.config import ConfigError
 from detection.fast_rcnn.memory import largest_shapes, memory_plan
@@ -101,6 +101,14 @@ def test_the_plateau_policy_resumes_exactly_and_the_rates_that_were_used_are_log
         rest.restore(tmp_path / "parts" / f"tiny_iter_{stop}.solverstate")
         assert rest.train(14).read_bytes() == model.read_bytes()
         assert learned(rest.loss_log) == learned(whole.loss_log)
+
+
+def test_a_solver_number_of_a_snapshot_that_is_none(tmp_path, entries):
+    trainer = trainer_of(solver_param(tmp_path), entries)
+    trainer.solver.minimum_loss = "low"
+    state = trainer.train(1).with_suffix(".solverstate")
+    with pytest.raises(FileFormatError, match=r"resume\.npz: damaged, or not written by a training \(.*'low'"):
+        trainer_of(solver_param(tmp_path), entries).restore(state)
 
 
 def test_an_error_before_the_first_iteration_is_the_one_that_is_told(tmp_path, entries, monkeypatch, caplog):
