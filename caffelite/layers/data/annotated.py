@@ -47,11 +47,11 @@ class AnnotatedData(DatabaseBatches):
         if p.HasField("distort_param"):
             d = p.distort_param
             self.expect(
-                0 <= d.contrast_lower <= d.contrast_upper
-                and 0 <= d.saturation_lower <= d.saturation_upper
-                and d.brightness_delta >= 0
-                and d.hue_delta >= 0,
-                "distort_param: expected deltas of at least 0, and 0 <= lower <= upper",
+                0 <= d.contrast_lower <= d.contrast_upper < np.inf
+                and 0 <= d.saturation_lower <= d.saturation_upper < np.inf
+                and 0 <= d.brightness_delta < np.inf
+                and 0 <= d.hue_delta < np.inf,
+                "distort_param: expected finite deltas of at least 0, and 0 <= lower <= upper, finite",
             )
 
     def item(self, position, generator):

@@ -223,7 +223,8 @@ def test_distortions():
         ("", "batch_sampler { sampler { min_scale: 0 } }", "batch_sampler 0: expected 0 < min_scale"),
         ("", "batch_sampler { } batch_sampler { sampler { min_aspect_ratio: 2 } }", "batch_sampler 1: expected"),
         ("expand_param { }", "", "max_expand_ratio above 1, actual 1"),
-        ("distort_param { hue_delta: -1 }", "", "distort_param: expected deltas of at least 0"),
+        ("distort_param { hue_delta: -1 }", "", "distort_param: expected finite deltas of at least 0"),
+        ("distort_param { hue_delta: inf }", "", "distort_param: expected finite deltas of at least 0"),
         ("resize_param { height: 9 width: 9 height_scale: 3 }", "", "height_scale and width_scale are not supported"),
         (
             "resize_param { height: 9 width: 9 resize_mode: FIT_LARGE_SIZE_AND_PAD pad_value: 1 pad_value: 2 }",
