@@ -35,7 +35,8 @@ def main(args) -> None:
     chosen = study.read(args.study)
     names = args.row or [row.name for row in chosen.rows]
     if args.action != "report":
-        print("\n".join(plan.lines(chosen, [settings.applied(chosen.row(name)) for name in names])), flush=True)
+        rows = [settings.applied(chosen.row(name)) for name in names]
+        print("\n".join(plan.lines(chosen, rows, scale)), flush=True)
     if args.action == "show":
         return
     if args.action == "run":

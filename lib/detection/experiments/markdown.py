@@ -38,7 +38,7 @@ def render(report: dict[str, Any]) -> str:
         )
     parts += ["", "## Time and memory", ""]
     parts += table(
-        ["row", "training", "an iteration", "test of an image", "peak of memory"],
+        ["row", "training", "an iteration", "test of an image", "peak of main memory"],
         [
             [
                 row["label"], numbers.duration(run["time"].get("train_seconds")),

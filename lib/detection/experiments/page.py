@@ -126,7 +126,7 @@ def _cost(rows: Sequence[dict]) -> str:
             numbers.milliseconds(time.get("train_iteration_ms")), numbers.milliseconds(time.get("test_image_ms")),
             numbers.size(run.get("memory_peak_bytes")), f"{batch.get('images')} / {batch.get('rois')}",
         ])  # fmt: skip
-    head = ["row", "training", "an iteration", "test of an image", "peak of memory", "images / RoIs per batch"]
+    head = ["row", "training", "an iteration", "test of an image", "peak of main memory", "images / RoIs per batch"]
     return _table(head, cells)
 
 

@@ -12,12 +12,15 @@ import numpy as np
 import caffelite
 from caffelite import backend, get_solver, proto
 from caffelite.backend.gemm import gemm
-from detection import plain_yaml
+from detection import datasets, plain_yaml
 from detection.config import cfg
-from detection.experiments import requirements
+from detection.errors import DatasetError
+from detection.experiments import nets, requirements
+from detection.experiments.scale_down import ScaleDown
 from detection.experiments.study import Row, Stage, Study
 from detection.fast_rcnn import memory
-from detection.models import build, files
+from detection.fast_rcnn.svd import compress_definition
+from detection.models import files
 
 SIZES = ({"height": 375, "width": 500}, {"height": 500, "width": 375})
 """Of the images that estimates are made for, pixels: most of PASCAL VOC's; both may meet in a minibatch."""
@@ -34,8 +37,8 @@ class Cost:
     test: int
 
 
-def lines(study: Study, rows: Sequence[Row]) -> Iterator[str]:
-    """The plan of a study's rows, settings applied, line by line."""
+def lines(study: Study, rows: Sequence[Row], scale: ScaleDown | None = None) -> Iterator[str]:
+    """The plan of a study's rows, settings applied, line by line. Raises CaffeliteError."""
     yield f"{study.title} ({study.source})"
     yield from (f"  {note}" for note in study.notes)
     rate = multiply_adds_per_second()
@@ -58,7 +61,7 @@ def lines(study: Study, rows: Sequence[Row]) -> Iterator[str]:
                 yield f"{text}, shared with {seen[path]}"
                 continue
             seen[path] = row.name
-            cost = estimate(row, stage)
+            cost = estimate(row, stage, scale)
             seconds = stage.iterations * cost.iteration / rate
             total += seconds
             yield f"{text}, {cost.memory / memory.MIB:,.0f} MiB, about {duration(seconds)}"
@@ -66,7 +69,7 @@ def lines(study: Study, rows: Sequence[Row]) -> Iterator[str]:
             "SVMs"
         ] * row.svm
         text = "".join(f"then {part}; " for part in extra)
-        cost = estimate(row, row.stages[-1])
+        cost = estimate(row, row.stages[-1], scale)
         yield f"  {text}test: about {cost.test / rate:.2f} s per image with {ROIS} proposals"
         yield from (f"  deviation: {text}" for text in row.deviations)
     yield (
@@ -81,30 +84,34 @@ def lines(study: Study, rows: Sequence[Row]) -> Iterator[str]:
         yield "data and weights are all there"
 
 
-def estimate(row: Row, stage: Stage) -> Cost:
-    """What a stage of a row costs. The global options are those of the stage for the while."""
+def estimate(row: Row, stage: Stage, scale: ScaleDown | None = None) -> Cost:
+    """What a stage of a row costs, and a test of what the row tests.
+
+    The global options are those of the stage for the while.
+    """
     before = cfg.to_yaml()
     cfg.reset()
     cfg.merge(plain_yaml.load(row.configured(stage).to_yaml()))
     try:
-        return _estimate(row, stage)
+        return _estimate(row, stage, scale)
     finally:
         cfg.reset()
         cfg.merge(plain_yaml.load(before))
 
 
-def _estimate(row: Row, stage: Stage) -> Cost:
+def _estimate(row: Row, stage: Stage, scale: ScaleDown | None) -> Cost:
+    num_classes = _num_classes(row.train, row.model.num_classes)
     param = files.solver(row.model, row.model.folder, stage.variant)
     param.ClearField("train_net")
-    param.net_param.CopyFrom(build.train_net(row.model, stage.variant))
+    param.net_param.CopyFrom(nets.train_net(row, stage, num_classes, scale))
     solver, plan = get_solver(param), 0
     for sizes in (SIZES, SIZES[:1]):
-        shapes = memory.largest_shapes(sizes, row.model.num_classes)
+        shapes = memory.largest_shapes(sizes, num_classes)
         for blob, shape in zip(solver.net.top_blobs[0], shapes):
             blob.reshape(*shape)
         solver.net.reshape()
         plan = plan or sum(memory.memory_plan(solver).values())
-    test = build.test_net(row.model)
+    test = compress_definition(nets.test_net(row, num_classes, scale), row.svd, row.model.title)
     proto.upgrade_net(test)
     net = caffelite.Net(test, phase=caffelite.TEST)
     _, channels, height, width = shapes[0]
@@ -113,6 +120,15 @@ def _estimate(row: Row, stage: Stage) -> Cost:
     net.reshape()
     passes = stage.solver.get("iter_size", 1)
     return Cost(plan, passes * multiply_adds(solver.net, True), multiply_adds(net, False))
+
+
+@cache
+def _num_classes(train: str, otherwise: int) -> int:
+    """Of the training set, with the background; another number while the set is not there."""
+    try:
+        return datasets.get(train).num_classes
+    except DatasetError:
+        return otherwise
 
 
 def multiply_adds(net, train: bool) -> int:

@@ -24,12 +24,11 @@ from caffelite.net_spec import assign_proto
 from caffelite.proto.files import replacing
 from detection import plain_yaml
 from detection.config import Options, cfg
-from detection.experiments import measure, report, requirements
+from detection.experiments import measure, nets, report, requirements
 from detection.experiments.scale_down import ScaleDown
 from detection.experiments.study import ROOT, Row, Stage, Study, StudyError
 from detection.fast_rcnn import jobs, svd
-from detection.fast_rcnn.classes import fit_classes
-from detection.models import build, files
+from detection.models import files
 from detection.training_log import read_log
 
 logger = logging.getLogger("detection")
@@ -169,10 +168,7 @@ def run_row(row: Row, settings: Settings) -> Path:
 def _train(row: Row, stage: Stage, before: Sequence[Training], dataset, data: Mapping, settings: Settings) -> Training:
     """The training of a stage, done before, or done now."""
     options = row.configured(stage)
-    net = build.train_net(row.model, stage.variant)
-    fit_classes(net, dataset.num_classes)
-    if settings.scale:
-        settings.scale.net(net)
+    net = nets.train_net(row, stage, dataset.num_classes, settings.scale)
     solver = files.solver(row.model, row.model.folder, stage.variant)
     for field, value in {**stage.solver, "max_iter": stage.iterations}.items():
         assign_proto(solver, field, value)
@@ -223,11 +219,7 @@ def _train(row: Row, stage: Stage, before: Sequence[Training], dataset, data: Ma
 
 def _finish(row: Row, training: Training, test_set, folder: Path, settings: Settings) -> tuple[Path, Path]:
     """The test net and the model of a row, compressed or with SVMs where the row has them."""
-    variant = row.stages[-1].variant
-    net = build.test_net(row.model, variant if variant.own_test else build.DEFAULT)
-    fit_classes(net, test_set.num_classes)
-    if settings.scale:
-        settings.scale.net(net)
+    net = nets.test_net(row, test_set.num_classes, settings.scale)
     definition = folder / "test.prototxt"
     definition.write_text(files.to_prototxt(net, f"{row.model.title}, to test on {test_set.name}."))
     if row.svd:

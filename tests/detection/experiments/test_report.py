@@ -96,6 +96,7 @@ def test_rows_beside_the_published_numbers(tmp_path):
     assert "S, default 57.0 57.1 -0.1 55.0 to 59.0" in page.text
     assert "S, mine 57.0 – – 55.0 to 59.0 nothing published" in page.text
     assert page.text.index("S, svd") < page.text.index("S, default")
+    assert "peak of main memory" in page.text and "peak of main memory" in (tmp_path / "report.md").read_text()
     assert "72 min 108 ms – 3.0 GiB 2 / 128" in page.text and "cat 60.0 60.0 58.0 60.0" in page.text
     assert "TRAIN.BATCH_SIZE 64" in page.text and "c" * 64 in page.text and "base_lr: 0.001" in page.text
 

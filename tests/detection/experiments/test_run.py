@@ -231,3 +231,15 @@ def test_estimates_grow_with_what_is_trained(default_cfg):
     # VGG16 at 600 x 800: 15.3 G multiply-adds of convolutions at 224 x 224
     forward = 15.35e9 * 600 * 800 / 224**2 + 2000 * (25088 * 4096 + 4096 * 4096 + 105 * 4096)
     assert costs[0].test == pytest.approx(forward, rel=0.01)
+
+
+def test_estimates_are_of_the_compressed_net_and_of_the_datas_classes(tmp_path, default_cfg):
+    one = study.read("table4")
+    whole, compressed = (plan.estimate(row, row.stages[0]) for row in (one.row("s"), one.row("s_svd")))
+    saved = (9216 * 4096 - 1024 * (9216 + 4096)) + (4096 * 4096 - 256 * (4096 + 4096))
+    assert whole.test - compressed.test == 2000 * saved
+    assert whole.iteration == compressed.iteration
+    six = replace(one.row("s"), train=SCALE.row(one.row("s"), tmp_path).train)  # of 6 classes, where VOC has 20
+    assert whole.test - plan.estimate(six, six.stages[0]).test == 2000 * 4096 * 5 * 14
+    thin = plan.estimate(one.row("s"), one.row("s").stages[0], SCALE)
+    assert thin.memory < whole.memory / 2
