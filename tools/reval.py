@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Evaluate detections that a test has saved, by other rules: no net runs.
 
-  tools/reval.py output/default/shapes_train/shapes_fast_rcnn_iter_2000/shapes_test --imdb shapes_test --metric area
+  tools/reval.py output/default/shapes_train/fast_rcnn_iter_4000/shapes_test --imdb shapes_test --metric area
   tools/reval.py detections.npz --imdb voc_2012_test --server results.tgz --competition comp3
 
 Written to --output: the evaluation (JSON) with the band of chance, precision-recall curves, pictures of the worst and

@@ -87,6 +87,8 @@ def evaluate(
     Raises EvaluationError, DatasetError.
     """
     expect_fit(dataset, all_boxes)
+    if not 0 <= overlap < 1:
+        raise EvaluationError(f"expected an IoU from 0 to 1, actual {overlap:g}")
     if use_07_metric is None:
         use_07_metric = dataset.year < 2010
     if folder is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from detection.datasets.image import read_image
 from detection.errors import ProposalError
 
 _VERSION = 1
+logger = logging.getLogger("detection")
+
 _IMAGES_PER_FILE = 500  # work that is interrupted is lost for one file only
 
 
@@ -122,6 +125,8 @@ def proposals(
     ]
     found: list[np.ndarray] = []
     missing = sum(min(_IMAGES_PER_FILE, len(paths) - s) for s, file in zip(starts, files) if not file.is_file())
+    if missing:
+        logger.info("selective search of %d images of %s; kept in %s", missing, dataset.name, files[0].parent)
     progress = tqdm(total=missing, desc=f"proposals {dataset.name}", unit="image", disable=None if missing else True)
     with _single_threaded_opencv(), progress:
         for start, file in zip(starts, files):

@@ -160,3 +160,9 @@ def test_tool(tmp_path, dataset, detections):
     assert run.returncode == 0, run.stderr
     assert "area under the curve" in run.stdout and "chance: 95 % of 1000 draws" in run.stdout
     assert [line.split()[-1] for line in run.stdout.splitlines() if line.startswith("mean")] == ["0.7500"]
+
+
+@pytest.mark.parametrize("overlap", [50, -0.1, 1, float("nan")])
+def test_an_overlap_is_a_fraction(dataset, detections, overlap):
+    with pytest.raises(EvaluationError, match="expected an IoU from 0 to 1"):
+        evaluate(dataset, detections, None, overlap)
