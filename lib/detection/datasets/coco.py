@@ -152,8 +152,8 @@ class CocoDataset(Dataset):
         for number, one in enumerate(images, 1):
             if not (_is_integer(one.get("id")) and all(_is_integer(one.get(key)) for key in ("width", "height"))):
                 self._refuse(f"image {number}: expected whole numbers id, width and height, found {str(one)[:80]}")
-            if one["width"] < 1 or one["height"] < 1:
-                self._refuse(f"image {one['id']}: has the size {one['width']} x {one['height']}")
+            if not all(1 <= one[key] < LARGEST for key in ("width", "height")):
+                self._refuse(f"image {one['id']}: has the size {str(one['width'])[:20]} x {str(one['height'])[:20]}")
             name = one.get("file_name")
             if not (isinstance(name, str) and name.strip() and "\0" not in name and not leads_outside(name)):
                 self._refuse(f"image {one['id']}: expected a file_name in the folder of images, found {name!r}")

@@ -86,6 +86,7 @@ def test_faulty_annotations(tmp_path, one, message):
         ({"images": 3}, "expected a list of objects 'images', found 3"),
         ({"images": []}, "has no images"),
         ({"images": [{"id": 1, "width": 6, "height": 0, "file_name": "0.png"}]}, "has the size 6 x 0"),
+        ({"images": [{"id": 1, "width": 10**400, "height": 4, "file_name": "0.png"}]}, "has the size 10000"),
         ({"images": [{"id": "1", "width": 6, "height": 4, "file_name": "0.png"}]}, "image 1: expected whole numbers"),
         (
             {"images": [{"id": 1, "width": 6, "height": 4, "file_name": "../0.png"}]},
