@@ -29,7 +29,8 @@ import numpy as np  # noqa: E402
 import caffelite as caffe  # noqa: E402
 from caffelite import proto  # noqa: E402
 from caffelite.backend import kernels  # noqa: E402
-from caffelite.cli import _multiply_adds, print_layer_times  # noqa: E402
+from caffelite.cli import print_layer_times  # noqa: E402
+from caffelite.operations import net_multiply_adds  # noqa: E402
 
 HEIGHT, WIDTH = 600, 1000
 
@@ -87,17 +88,6 @@ def testing(name: str, count: int, rng: np.random.Generator):
     net.blobs["rois"].reshape(*boxes.shape)
     net.reshape()
     return lambda: net.forward(data=image, rois=boxes), net
-
-
-def operations(net, train: bool) -> int:
-    """Floating-point operations of a pass through a net: forward, and in training what gradients are asked for."""
-    total = 0
-    for i, layer in enumerate(net.layers):
-        products = 1
-        if train and net.layer_need_backward[i] and layer.blobs:
-            products += bool(layer.param_propagate_down[0]) + any(net.bottom_need_backward[i])
-        total += 2 * products * _multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
-    return total
 
 
 roi_seconds: list[float] = []
@@ -283,7 +273,7 @@ def main() -> None:
         flags = ["--train"] if kind == "train" else ["--rois", str(count)]
         command = [sys.executable, __file__, "--net", name, "--memory", "--threads", str(kernels.threads()), *flags]
         memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        rate = operations(built.net if kind == "train" else built, kind == "train") / seconds["ours"]
+        rate = 2 * net_multiply_adds(built.net if kind == "train" else built, kind == "train") / seconds["ours"]
         sgemm = products / seconds["sgemm"]
         line = (
             f"{name:9} {f'{kind}, {count} RoIs':16} {seconds['ours'] * 1e3:12.0f} {rate / 1e9:8.0f} "

@@ -30,12 +30,13 @@ from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.errors import BackendError
 from caffelite.layer import layer_class
+from caffelite.operations import net_multiply_adds
+from detection.fast_rcnn.svd import RANKS, compress_definition
 
 PAPER_HOURS = {"CaffeNet": 1.2, "VGG_CNN_M_1024": 2.0, "VGG16": 9.5}  # table 4, 40,000 iterations on a K40
 PAPER_SECONDS = {"CaffeNet": 0.10, "VGG_CNN_M_1024": 0.15, "VGG16": 0.32}  # per image, without proposals
 ITERATIONS = 40_000
 JPEG_WIDTH, JPEG_HEIGHT, PROPOSALS = 500, 375, 2000
-SINGULAR_VALUES = {"fc6": 1024, "fc7": 256}
 
 
 class Sizes:
@@ -135,28 +136,11 @@ def layers(sizes: Sizes) -> list[tuple[str, float, int]]:
     return rows
 
 
-def truncated(name: str):
-    """The test net of models/<name> with fc6 and fc7 as two products each (section 3.1 of the paper)."""
-    net, _ = proto.read_net(str(fast_rcnn.ROOT / "models" / name / "test.prototxt"))
-    cut = type(net)()
-    cut.CopyFrom(net)
-    del cut.layer[:]
-    for layer in net.layer:
-        if layer.name in SINGULAR_VALUES:
-            first = cut.layer.add()
-            first.CopyFrom(layer)
-            first.name = first.top[0] = f"{layer.name}_L"
-            first.inner_product_param.num_output = SINGULAR_VALUES[layer.name]
-            first.inner_product_param.bias_term = False
-            layer.bottom[0] = first.top[0]
-        cut.layer.add().CopyFrom(layer)
-    return cut
-
-
 def test_net(name: str, sizes: Sizes, svd: bool):
     """(a function that tests one image, its floating-point operations)"""
     file = str(fast_rcnn.ROOT / "models" / name / "test.prototxt")
-    net = caffe.Net(truncated(name) if svd else file, caffe.TEST, seed=1)
+    definition = compress_definition(proto.read_net(file)[0], RANKS, file) if svd else file
+    net = caffe.Net(definition, caffe.TEST, seed=1)
     fast_rcnn.fill(net)
     rng = np.random.default_rng(2)
     boxes = fast_rcnn.rois(1, sizes.rois, rng)
@@ -164,7 +148,7 @@ def test_net(name: str, sizes: Sizes, svd: bool):
     net.blobs["data"].reshape(*image.shape)
     net.blobs["rois"].reshape(*boxes.shape)
     net.reshape()
-    return lambda: net.forward(data=image, rois=boxes), fast_rcnn.operations(net, False)
+    return lambda: net.forward(data=image, rois=boxes), 2 * net_multiply_adds(net, False)
 
 
 def from_files(name: str, sizes: Sizes, folder: Path):
@@ -194,7 +178,7 @@ def from_files(name: str, sizes: Sizes, folder: Path):
 
     def step() -> None:
         trainer.solver.step(1)
-        trainer._losses()
+        trainer.watch.losses()
 
     return step, trainer
 
@@ -233,7 +217,7 @@ def report_net(name: str, sizes: Sizes, torch, rates: dict, folder: Path, device
     for work, svd in works:
         if svd is None:
             run, solver = fast_rcnn.training(name, rng())
-            flops, repeats = fast_rcnn.operations(solver.net, True), sizes.train
+            flops, repeats = 2 * net_multiply_adds(solver.net, True), sizes.train
             del solver
         else:
             (run, flops), repeats = test_net(name, sizes, svd), sizes.test

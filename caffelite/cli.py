@@ -20,6 +20,7 @@ from caffelite.backend import kernels
 from caffelite.errors import CaffeliteError
 from caffelite.layers.python import allow_python
 from caffelite.net import TEST, TRAIN, Net
+from caffelite.operations import multiply_adds
 from caffelite.solver import get_solver
 from caffelite.solver.lock import locked
 from caffelite.solver.signals import Signals, Stopped
@@ -203,7 +204,7 @@ def summary(options) -> None:
     owned = {id(p.blob) for p in net.learnable_params}
     for i, layer in enumerate(net.layers):
         count = sum(b.count for b in layer.blobs if id(b) in owned)
-        work = _multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
+        work = multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
         shapes = ", ".join("x".join(map(str, b.shape)) or "1" for b in net.top_blobs[i])
         print(f"{layer.name:32.32} {layer.type:20.20} {shapes:32} {count:12,} {work:14,}")
         parameters += count
@@ -213,20 +214,6 @@ def summary(options) -> None:
         f"{len(net.layers)} layers, {parameters:,} parameters ({parameters * 4 / 2**20:,.1f} MiB), "
         f"{operations / 1e9:,.3f} G multiply-adds, {sum(memories.values()) * 4 / 2**20:,.1f} MiB of blobs"
     )
-
-
-def _multiply_adds(layer, bottom, top) -> int:
-    """Multiply-adds of a forward pass through a layer of weights; 0 for the others."""
-    if not layer.blobs or not bottom:
-        return 0
-    weights = layer.blobs[0]
-    if "Deconvolution" in layer.type:
-        return sum(weights.count * b.count // b.shape[1] for b in bottom)
-    if "Convolution" in layer.type:
-        return sum(weights.count * t.count // t.shape[1] for t in top)
-    if layer.type == "InnerProduct":
-        return top[0].count * bottom[0].count // max(1, top[0].count // layer.param.inner_product_param.num_output)
-    return 0
 
 
 def draw_net(options) -> None:

@@ -44,6 +44,14 @@ def add_device(options: argparse.ArgumentParser) -> None:
     options.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
 
 
+def add_model(options: argparse.ArgumentParser) -> None:
+    """--def and --net"""
+    options.add_argument(
+        "--def", dest="definition", default="prototxt/test.prototxt", metavar="FILE", help="default: %(default)s"
+    )
+    options.add_argument("--net", metavar="FILE", help="model (default: newest of the solver.prototxt beside --def)")
+
+
 def add_config(options: argparse.ArgumentParser, beside: str) -> None:
     """--cfg and --set"""
     options.add_argument("--cfg", metavar="FILE", help=f"YAML options (default: config.yml beside {beside}, if there)")

@@ -44,10 +44,7 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = _common.parser(__doc__)
     _common.add_python(parser)
-    parser.add_argument(
-        "--def", dest="definition", default="prototxt/test.prototxt", metavar="FILE", help="default: %(default)s"
-    )
-    parser.add_argument("--net", metavar="FILE", help="model (default: newest of the solver.prototxt beside --def)")
+    _common.add_model(parser)
     default = " ".join(f"{name}={value}" for name, value in RANKS.items())
     parser.add_argument(
         "--rank", nargs="+", type=rank, metavar="NAME=RANK", help=f"layers and their ranks (default: {default})"

@@ -28,10 +28,7 @@ if __name__ == "__main__":
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     _common.add_device(parser)
     parser.add_argument("--cpu", dest="gpu", action="store_const", const=None, help="compute on the CPU (the default)")
-    parser.add_argument("--net", metavar="FILE", help="model (default: newest of the solver.prototxt beside --def)")
-    parser.add_argument(
-        "--def", dest="definition", default="prototxt/test.prototxt", metavar="FILE", help="default: %(default)s"
-    )
+    _common.add_model(parser)
     _common.add_config(parser, "--def")
     _common.add_python(parser)
     parser.add_argument("--threshold", type=float, default=0.5, metavar="S", help="least score (default: %(default)s)")

@@ -37,10 +37,7 @@ def main(args) -> None:
 if __name__ == "__main__":
     parser = _common.parser(__doc__)
     _common.add_device(parser)
-    parser.add_argument(
-        "--def", dest="definition", default="prototxt/test.prototxt", metavar="FILE", help="default: %(default)s"
-    )
-    parser.add_argument("--net", metavar="FILE", help="model (default: newest of the solver.prototxt beside --def)")
+    _common.add_model(parser)
     _common.add_config(parser, "--def")
     _common.add_python(parser)
     _common.add_data(parser, "shapes_test")

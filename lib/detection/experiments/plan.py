@@ -12,6 +12,7 @@ import numpy as np
 import caffelite
 from caffelite import backend, get_solver, proto
 from caffelite.backend.gemm import gemm
+from caffelite.operations import net_multiply_adds
 from detection import datasets, plain_yaml
 from detection.config import cfg
 from detection.errors import DatasetError
@@ -119,7 +120,7 @@ def _estimate(row: Row, stage: Stage, scale: ScaleDown | None) -> Cost:
     net.blobs["rois"].reshape(ROIS, 5)
     net.reshape()
     passes = stage.solver.get("iter_size", 1)
-    return Cost(plan, passes * multiply_adds(solver.net, True), multiply_adds(net, False))
+    return Cost(plan, passes * net_multiply_adds(solver.net, True), net_multiply_adds(net, False))
 
 
 @cache
@@ -129,20 +130,6 @@ def _num_classes(train: str, otherwise: int) -> int:
         return datasets.get(train).num_classes
     except DatasetError:
         return otherwise
-
-
-def multiply_adds(net, train: bool) -> int:
-    """Of convolutions and fully connected layers in a pass: forward, and in training what gradients are asked for."""
-    total = 0
-    for i, layer in enumerate(net.layers):
-        if layer.type not in ("Convolution", "InnerProduct"):
-            continue
-        products = 1
-        if train and net.layer_need_backward[i]:
-            products += bool(layer.param_propagate_down[0]) + any(net.bottom_need_backward[i])
-        weights = layer.blobs[0]
-        total += products * net.top_blobs[i][0].count * weights.count // weights.shape[0]
-    return total
 
 
 @cache
