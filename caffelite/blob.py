@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from caffelite import backend
+from caffelite.backend import transfer
 from caffelite.errors import NetError
 
 MAX_COUNT = 2**31 - 1
@@ -24,7 +25,7 @@ class Memory:
         self.size = size
         self.initial = None
         self._host = self._device = None
-        self._newest = None
+        self._newest = None  # "host", "device" or "both"
 
     @property
     def allocated(self) -> bool:
@@ -39,7 +40,7 @@ class Memory:
     def host(self) -> np.ndarray:
         """The numbers as a numpy array, which becomes the newest copy."""
         if self._host is None:
-            self._host = backend.host_zeros(self.size)
+            self._host = transfer.host_zeros(self.size)
         if self._newest is None and self.initial:
             self.initial(self._host)
             self.initial = None
@@ -57,13 +58,27 @@ class Memory:
         if self._device is None:
             self._device = backend.xp.zeros(self.size, np.float32)
         if self._newest == "host":
-            backend.upload(self._host, self._device)
+            transfer.upload(self._host, self._device)
         self._newest = "device"
         return self._device
 
     def read(self) -> np.ndarray:
         """The numbers as a numpy array that is only read: the newest copy stays where it is."""
+        if self._newest == "both":
+            return self._host
         return self._device.get() if self._newest == "device" else self.host()
+
+    def put(self, values: np.ndarray, device) -> None:
+        """Take the first numbers from a device array, of which `values` is a host's copy."""
+        if self._device is None:
+            self._device = backend.xp.zeros(self.size, np.float32)
+        self._device[: device.size] = device.ravel()
+        self.initial, self._newest = None, "device"
+        if values.size < transfer.LARGE.start:  # it costs next to nothing, and who reads it need not wait for the GPU
+            if self._host is None:
+                self._host = transfer.host_zeros(self.size)
+            self._host[: values.size] = values.ravel()
+            self._newest = "both"
 
 
 class Blob:
@@ -133,6 +148,14 @@ class Blob:
         """Set the data, broadcasting `values`; a fill that is still due is dropped."""
         self.data_memory.initial = None
         self.data[...] = values
+
+    def put(self, values: np.ndarray, device=None) -> None:
+        """Take shape and numbers of a host array; `device` is a copy of it on the current device, if there is one."""
+        self.reshape(*values.shape)
+        if device is None:
+            self.assign(values)
+        else:
+            self.data_memory.put(values, device)
 
     @property
     def array(self):

@@ -121,7 +121,12 @@ class Net:
 
     def _forward(self, first: int, last: int) -> float:
         """Run layers first..last by index; returns the objective: the sum of loss weight times top."""
-        terms = []  # read at the end: a GPU then runs on without waiting
+        return float(self.launch(first, last))
+
+    def launch(self, first: int = 0, last: int | None = None):
+        """As `_forward`, but on a GPU nothing waits: the objective is an array of one number that it has still to
+        compute."""
+        last, terms = len(self.layers) - 1 if last is None else last, []
         for i in range(first, last + 1):
             layer, bottom, top = self.layers[i], self.bottom_blobs[i], self.top_blobs[i]
             for hook in self._hooks["before_forward"]:
@@ -140,7 +145,7 @@ class Net:
                 hook(i)
         if last == len(self.layers) - 1:
             self.pass_state.number += 1
-        return float(sum(terms))
+        return sum(terms)
 
     def backward(self, diffs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **tops):
         """Run layers `start`..`end` backward (names; default all, from the last); returns {name: diff}.

@@ -21,7 +21,6 @@ class _ArrayModule:
         return f"<xp: {_module.__name__}>"
 
 
-PINNED = range(2**18, 2**24)  # numbers of float32 for which page-locked memory pays: batches of images
 _module = np
 _tf32 = False
 _deterministic = True
@@ -108,22 +107,6 @@ def describe_gpus() -> list[str]:
     found = cudnn.library()
     lines.append(f"cuDNN {found.version_name}: {found.path}" if found else "cuDNN: none; convolutions use im2col")
     return lines
-
-
-def host_zeros(size: int) -> np.ndarray:
-    """`size` zeros, float32, on the host; in GPU mode and of a batch's size page-locked, to be copied at full speed."""
-    if not on_gpu() or size not in PINNED:
-        return np.zeros(size, np.float32)
-    zeros = np.frombuffer(_module.cuda.alloc_pinned_memory(4 * size), np.float32, size)
-    zeros[...] = 0
-    return zeros
-
-
-def upload(host: np.ndarray, device) -> None:
-    """Copy an array of `host_zeros` to a device array; `host` may be written again at once."""
-    device.set(host)
-    if not host.flags.owndata:  # from page-locked memory the copy goes on by itself
-        synchronize()
 
 
 def to_host(array) -> np.ndarray:

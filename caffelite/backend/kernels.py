@@ -28,7 +28,8 @@ from caffelite.errors import BackendError
 
 SOURCES = Path(__file__).resolve().parent.parent / "kernels"
 CUDA_OPTIONS = ("-std=c++11", "--fmad=false")
-BLOCK = 256
+BLOCK, MOST_BLOCKS = 256, 1 << 20
+WARP = 32
 NO_COMPILER = (
     "no C++ compiler found for the CPU kernels: install one (Debian/Ubuntu: apt install g++; macOS: xcode-select "
     "--install), or, without root, pip install ziglang"
@@ -59,6 +60,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 def kernels(family: str | Path) -> KernelFamily:
     """The kernels of caffelite/kernels/<family>.cu, or of the .cu file named (.cc: text for the CPU only)."""
     return KernelFamily(family)
+
+
+def warps(count: int) -> int:
+    """The number of GPU threads for a kernel of WARP_LOOP over so much work: a warp for each, as far as a grid goes."""
+    return min(WARP * count, BLOCK * MOST_BLOCKS)
 
 
 def families() -> list[str]:
@@ -121,8 +127,12 @@ def threads() -> int:
 
 def _usual_threads() -> int:
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return (int(first) if first.isdigit() else 0) or cores  # what is no number OpenMP passes over, too
+    return (int(first) if first.isdigit() else 0) or cores()  # what is no number OpenMP passes over, too
+
+
+def cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class KernelFamily:
@@ -209,7 +219,7 @@ class KernelFamily:
             raw = tuple(
                 (v if v is not None else np.intp(0)) if pointer else want[1](v) for v, pointer, want in arguments
             )
-            self.module.get_function(name)((min((n + BLOCK - 1) // BLOCK, 1 << 20),), (BLOCK,), raw)
+            self.module.get_function(name)((min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS),), (BLOCK,), raw)
 
 
 _loaded: list[ctypes.CDLL] = []

@@ -121,29 +121,33 @@ KERNEL(roi_pool_forward)(const int n, const float* x, const float* rois, const i
 #endif
 }
 
-/* planes: images * channels; every cell adds up in the order of the RoIs */
-KERNEL(roi_pool_backward)(const int n, const int planes, const float* dy, const float* rois, const int* bins,
-                          const int* argmax, const int num_rois, const int channels, const int height, const int width,
-                          const int pooled_h, const int pooled_w, float* dx) {
-  const int size = pooled_h * pooled_w, area = height * width;
-#if GATHER
-  PLANE_LOOP(p, cell, planes, area) {
-    const int image = p / channels, c = p % channels, h = cell / width, w = cell % width;
-    float sum = 0.0f;
+/* planes: images * channels; every cell adds up in the order of the RoIs and their bins.  On a GPU a warp owns a plane:
+   it adds up 32 bins at a time, those of one cell in turns. */
+KERNEL(roi_pool_backward)(const int n, const int planes, const float* dy, const float* rois, const int* argmax,
+                          const int num_rois, const int channels, const int area, const int size, float* dx) {
+#ifdef __CUDACC__
+  WARP_LOOP(p, lane, planes) {
+    const int image = p / channels, c = p % channels;
+    float* plane = dx + p * area;
+    for (int cell = lane; cell < area; cell += WARP) plane[cell] = 0.0f;
+    __syncwarp(ALL_LANES);
     for (int r = 0; r < num_rois; ++r) {
-      const int* bin = bins + r * size * BIN;
-      const int* end = bin + (size - 1) * BIN;
-      if ((int)rois[r * 5] != image || h < bin[0] || h >= end[1] || w < bin[2] || w >= end[3]) continue;
+      if ((int)rois[r * 5] != image) continue;
       const int out = (r * channels + c) * size;
-      for (int k = 0; k < size; ++k, bin += BIN) {
-        if (h < bin[0] || h >= bin[1]) {
-          k += pooled_w - 1, bin += (pooled_w - 1) * BIN; /* none of this row of bins */
-          continue;
+      int next = lane < size ? argmax[out + lane] : -1;
+      float next_gradient = lane < size ? dy[out + lane] : 0.0f;
+      for (int k = lane; k - lane < size; k += WARP) {
+        const int cell = next;
+        const float gradient = next_gradient;
+        next = k + WARP < size ? argmax[out + k + WARP] : -1; /* read ahead, while the sums wait for memory */
+        next_gradient = k + WARP < size ? dy[out + k + WARP] : 0.0f;
+        const int turn = __popc(__match_any_sync(ALL_LANES, cell) & ((1u << lane) - 1));
+        for (int now = 0; __ballot_sync(ALL_LANES, cell >= 0 && turn >= now); ++now) {
+          if (cell >= 0 && turn == now) plane[cell] += gradient;
+          __syncwarp(ALL_LANES);
         }
-        if (w >= bin[2] && w < bin[3] && argmax[out + k] == cell) sum += dy[out + k];
       }
     }
-    dx[p * area + cell] = sum;
   }
 #else
   KERNEL_LOOP(p, planes) {

@@ -1,6 +1,7 @@
 /* One kernel text, two machines.  NVRTC compiles it to CUDA kernels; a host C++11 compiler makes plain functions of it
    whose loops OpenMP shares out.  The first argument of every kernel is the number of GPU threads wanted.
-   A loop body never returns (continue), and uses no shared memory, barrier or warp intrinsic. */
+   A loop body never returns (continue), and uses no shared memory, barrier or warp intrinsic, unless its text is for the
+   GPU alone (WARP_LOOP). */
 #ifdef __CUDACC__
 #define KERNEL(name) extern "C" __global__ void name
 #define DEVICE static __device__ __forceinline__
@@ -15,6 +16,12 @@
 #define PLANE_LOOP(p, k, planes, size)                                                                      \
   for (int n_ = (planes) * (size), i_ = FIRST_, p = i_ / (size), k = i_ % (size); i_ < n_;                  \
        i_ = NEXT_(i_, n_), p = i_ / (size), k = i_ % (size))
+/* the 32 lanes of a warp run through the work w of `count` together; the kernel wants 32 threads for each */
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+#define WARP_LOOP(w, lane, count)                                                                           \
+  for (int lane = FIRST_ % WARP, w = FIRST_ / WARP; w < (count);                                            \
+       w = (count) - w > STEP_ / WARP ? w + STEP_ / WARP : (count))
 #else
 #include <algorithm>
 #include <cfloat>

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from caffelite.backend import xp
-from caffelite.backend.kernels import kernels
+from caffelite.backend.kernels import kernels, warps
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
 from caffelite.layers.pooling import fitting
@@ -81,10 +81,10 @@ class ROIPooling(Layer):
             self.argmax = xp.empty(dy.shape, np.int32)
             self.pool(bottom, xp.empty_like(dy), self.argmax)
         images, channels, height, width = dx.shape
+        planes, size = images * channels, self.pooled[0] * self.pooled[1]
         kernels("roi_pooling").roi_pool_backward(
-            dx.size, images * channels, dy, bottom[1].array, self.bins, self.argmax, len(dy), channels, height, width,
-            *self.pooled, dx,
-        )  # fmt: skip
+            warps(planes), planes, dy, bottom[1].array, self.argmax, len(dy), channels, height * width, size, dx
+        )
 
     def allow_force_backward(self, bottom_index: int) -> bool:
         return bottom_index == 0

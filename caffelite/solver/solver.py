@@ -104,8 +104,9 @@ class Solver:
             for k in range(p.iter_size):
                 # streams are keyed by the pass: set from the iteration, they need no saving
                 self.net.pass_state.number = self.iter * p.iter_size + k
-                loss += self.net._forward(0, len(self.net.layers) - 1)
+                objective = self.net.launch()
                 self.net._backward(len(self.net.layers) - 1, 0)
+                loss += float(objective)  # behind the backward pass, for which a GPU then need not wait
                 for _, _, on_pass in self._callbacks:
                     on_pass()
             loss /= p.iter_size

@@ -1,6 +1,7 @@
 """The stand-in for CuPy offers nothing that CuPy lacks, and is as strict."""
 
 import ast
+import os
 import subprocess
 import sys
 from importlib.machinery import PathFinder
@@ -9,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.stand_in.fixtures import cudnn_file, stand_in_gpu  # noqa: F401
+from caffelite.backend.kernels import kernels
+from tests.stand_in.fixtures import FOLDER, cudnn_file, stand_in_gpu  # noqa: F401
 
 SOURCES = Path(__file__).resolve().parents[2]
 FUNCTIONS = """array asarray ascontiguousarray asnumpy empty empty_like matmul get_default_memory_pool RawModule
-    cublas.gemm cuda.Device.use cuda.Device.synchronize cuda.Device.mem_info cuda.Stream.synchronize cuda.alloc
+    cublas.gemm cuda.Device.use cuda.Device.synchronize cuda.Device.mem_info cuda.Device.id cuda.Device.__enter__
+    cuda.Stream.synchronize cuda.Stream.__enter__ cuda.Stream.record cuda.Stream.wait_event cuda.Stream.null
+    cuda.Event.synchronize cuda.MemoryPointer.ptr cuda.MemoryPointer.copy_from_host_async cuda.alloc
     cuda.alloc_pinned_memory cuda.get_current_stream cuda.cublas.setMathMode cuda.device.get_cublas_handle
     cuda.memory.OutOfMemoryError"""
-ATTRIBUTES = "dtype shape size ndim nbytes strides itemsize flags data T get set fill item"
+ATTRIBUTES = "dtype shape size ndim nbytes strides itemsize flags data device T get set fill item"
 
 
 def names_on(module: str) -> set[str]:
@@ -104,3 +108,52 @@ def test_reductions_stay_on_the_device(stand_in_gpu):  # noqa: F811
 
 def test_new_memory_is_garbage(stand_in_gpu):  # noqa: F811
     assert stand_in_gpu.empty(3, np.uint8).get().tolist() == [stand_in_gpu.GARBAGE] * 3
+
+
+WARPS = """
+KERNEL(exchanged)(const int n, const int* x, int* same, int* from_five, int* odd, int* sum) {
+  WARP_LOOP(w, lane, n / WARP) {
+    const int i = w * WARP + lane;
+    same[i] = __match_any_sync(ALL_LANES, x[i]);
+    from_five[i] = __shfl_sync(ALL_LANES, x[i], 5);
+    odd[i] = __ballot_sync(ALL_LANES, x[i] & 1);
+    sum[i] = 0;
+    for (int turn = 0; turn < WARP; ++turn) {
+      if (turn == lane) sum[w * WARP] += x[i];
+      __syncwarp(ALL_LANES);
+    }
+  }
+}
+KERNEL(deserted)(const int n, int* x) {
+  if (threadIdx.x % WARP) __syncwarp(ALL_LANES);
+  x[0] = 1;
+}
+"""
+
+
+def test_lanes_of_a_warp_exchange_values(stand_in_gpu, tmp_path):  # noqa: F811
+    (tmp_path / "warps.cu").write_text(WARPS)
+    x = np.random.default_rng(0).integers(0, 9, 96).astype(np.int32)
+    results = [stand_in_gpu.empty(96, np.int32) for _ in range(4)]
+    kernels(tmp_path / "warps.cu").exchanged(96, stand_in_gpu.asarray(x), *results)
+    same, from_five, odd, total = (array.get() for array in results)
+    warps = x.reshape(3, 32)
+    bits = np.int64(1) << np.arange(32)
+    expected = ((warps[:, :, None] == warps[:, None]) * bits).sum(axis=2)
+    np.testing.assert_array_equal(same.view(np.uint32), expected.ravel())
+    np.testing.assert_array_equal(from_five, np.repeat(warps[:, 5], 32))
+    np.testing.assert_array_equal(odd.view(np.uint32), np.repeat((warps % 2 * bits).sum(axis=1), 32))
+    np.testing.assert_array_equal(total[::32], warps.sum(axis=1))
+
+
+def test_a_barrier_that_a_lane_never_reaches_is_noticed(cudnn_file, tmp_path):  # noqa: F811
+    (tmp_path / "warps.cu").write_text(WARPS)
+    script = f"""
+from caffelite import backend
+from caffelite.backend.kernels import kernels
+backend.set_mode_gpu()
+kernels({str(tmp_path / "warps.cu")!r}).deserted(32, backend.xp.zeros(1, int).astype("int32"))
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{FOLDER}:{SOURCES}", "CUDNN_LIBRARY": str(cudnn_file)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert run.returncode < 0 and "not all of its threads reach" in run.stderr

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from caffelite.backend import random
+from caffelite.backend.transfer import Staged, Staging
 from caffelite.layers.data.transform import Transform
 from caffelite.layers.input import Source
 
@@ -60,9 +61,9 @@ class Batches(Source):
             self._lead += 1
             number += 1
         self._batch = number
-        for blob, values in zip(top, self._take(number)):
-            blob.reshape(*values.shape)
-            blob.assign(values)
+        with self._take(number) as batch:
+            for blob, values in zip(top, batch):
+                blob.put(*values)
 
     def get_state(self) -> dict[str, int]:
         """Where the layer stands: {"cursor": number of the next batch}."""
@@ -88,17 +89,21 @@ class Batches(Source):
             return 0
         return int(random.generator(self.pass_state.seed, self.name, "skip").integers(rand_skip))
 
-    def _take(self, number: int) -> list[np.ndarray]:
+    def _take(self, number: int) -> Staged:
         if self._loading and self._loading[0][0] != number:
             for _, future in self._loading:
                 future.cancel()
             self._loading.clear()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, f"{self.name} (data)")
+            self._staging = Staging()
         following = self._loading[-1][0] + 1 if self._loading else number
         for k in range(following, number + self.ahead + 1):
-            self._loading.append((k, self._thread.submit(self.load, k)))
+            self._loading.append((k, self._thread.submit(self._load_staged, k)))
         return self._loading.popleft()[1].result()
+
+    def _load_staged(self, number: int) -> Staged:
+        return self._staging.stage(self.load(number))
 
 
 class ImageBatches(Batches):

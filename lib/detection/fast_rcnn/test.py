@@ -5,13 +5,16 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
+from caffelite.backend.transfer import Staged, Staging
 from detection.boxes import clip_boxes, clip_boxes_inside, decode_boxes, nms_groups
 from detection.config import cfg
+from detection.prefetch import Prefetcher
 from detection.roi_data.blob import image_scale, images_to_blob, resize, subtract_means
 
 logger = logging.getLogger("detection")
@@ -52,27 +55,56 @@ def unique_rois(rois: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return index, inverse
 
 
-def im_detect(net, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (R, K) float32 and boxes (R, 4K) float64 of all K classes for the proposals `boxes` (R, 4) of an image
-    (H, W, 3) uint8 BGR; the net has inputs data and rois, outputs cls_prob and (with TEST.BBOX_REG) bbox_pred."""
+@dataclass(frozen=True)
+class Query:
+    """What a net is asked about the proposals (P, 4) of an image of so many pixels: `data` (L, 3, h, w), and `rois`
+    (R, 5) for the `boxes` (R, 4) that stand for them; `inverse` (P,) has the RoI of every proposal."""
+
+    data: np.ndarray
+    rois: np.ndarray
+    boxes: np.ndarray
+    inverse: np.ndarray
+    height: int
+    width: int
+
+
+def query(image: np.ndarray, boxes: np.ndarray) -> Query:
+    """What to ask a net about the proposals `boxes` (P, 4) of an image (H, W, 3) uint8 BGR."""
     data, scales = image_blob(image)
     rois = rois_blob(boxes, scales)
     index = inverse = np.arange(len(rois))
     if cfg.DEDUP_BOXES > 0:
         index, inverse = unique_rois(rois)
-    rois, boxes = rois[index], boxes[index]
-    net.blobs["data"].reshape(*data.shape)
-    net.blobs["rois"].reshape(*rois.shape)
-    outputs = net.forward(data=data, rois=rois)
-    scores = (net.blobs["cls_score"].data if cfg.TEST.SVM else outputs["cls_prob"]).reshape(len(rois), -1)
+    return Query(data, rois[index], boxes[index], inverse, *image.shape[:2])
+
+
+def feed(net, batch: Sequence[tuple]) -> None:
+    """Give a net its data and RoIs, each (host array, its copy on the device or None)."""
+    for name, values in zip(("data", "rois"), batch):
+        net.blobs[name].put(*values)
+
+
+def answers(net, asked: Query) -> tuple[np.ndarray, np.ndarray]:
+    """What a net has computed: scores (P, K) float32 and boxes (P, 4K) float64 of all K classes for every proposal."""
+    rois = len(asked.rois)
+    scores = net.blobs["cls_score" if cfg.TEST.SVM else "cls_prob"].read().reshape(rois, -1)
     if cfg.TEST.BBOX_REG:
-        deltas = outputs["bbox_pred"].reshape(len(rois), -1)
-        moved = decode_boxes(boxes, deltas, cfg.BOX_WIDTH_OFFSET)
+        deltas = net.blobs["bbox_pred"].read().reshape(rois, -1)
+        moved = decode_boxes(asked.boxes, deltas, cfg.BOX_WIDTH_OFFSET)
         clip = clip_boxes_inside if cfg.CLIP_BOTH_SIDES else clip_boxes
-        moved = clip(moved, *image.shape[:2])
+        moved = clip(moved, asked.height, asked.width)
     else:
-        moved = np.tile(boxes.astype(np.float64), (1, scores.shape[1]))
-    return scores[inverse], moved[inverse]
+        moved = np.tile(asked.boxes.astype(np.float64), (1, scores.shape[1]))
+    return scores[asked.inverse], moved[asked.inverse]
+
+
+def im_detect(net, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (P, K) float32 and boxes (P, 4K) float64 of all K classes for the proposals `boxes` (P, 4) of an image
+    (H, W, 3) uint8 BGR; the net has inputs data and rois, outputs cls_prob and (with TEST.BBOX_REG) bbox_pred."""
+    asked = query(image, boxes)
+    feed(net, [(asked.data, None), (asked.rois, None)])
+    net.launch()
+    return answers(net, asked)
 
 
 class RisingSelection:
@@ -157,34 +189,55 @@ def detect(net, image: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
 
 def test_net(
     net,
-    images: Iterable[np.ndarray],
+    read: Callable[[int], np.ndarray],
     roidb: Sequence[Mapping[str, np.ndarray]],
     num_classes: int,
     seconds: list[float] | None = None,
 ) -> Detections:
-    """The detections of a net in all images (each (H, W, 3) uint8 BGR) for the `boxes` (R, 4) of their roidb entries.
+    """The detections of a net in all images for the `boxes` (R, 4) of their roidb entries; read(i) gives image i,
+    (H, W, 3) uint8 BGR, in some thread.
 
     An entry with `gt_classes` (R,) has ground truth among its boxes: where it is not 0 the net is fed the box, as the
-    original feeds it, but it is never a detection. Which detections are kept is TEST.SELECTION's matter. Logs the mean
-    time per image; `seconds` gets the time that detecting took in each, without reading it.
+    original feeds it, but it is never a detection. Which detections are kept is TEST.SELECTION's matter. Images are
+    read and scaled ahead in threads; while a GPU computes, the detections of the image before are selected. Logs the
+    mean time per image; `seconds` gets the time from each image's detections to the next one's.
     """
-    selection = SELECTIONS[cfg.TEST.SELECTION](num_classes, len(roidb))
-    began, seconds = time.perf_counter(), [] if seconds is None else seconds
-    for image, entry in zip(tqdm(images, "test", len(roidb), unit="image", disable=None), roidb):
-        start = time.perf_counter()
-        if len(entry["boxes"]):
-            scores, boxes = im_detect(net, image, entry["boxes"])
-        else:
-            scores, boxes = np.empty((0, num_classes), np.float32), np.empty((0, 4 * num_classes))
-        seconds.append(time.perf_counter() - start)
+    selection, staging = SELECTIONS[cfg.TEST.SELECTION](num_classes, len(roidb)), Staging()
+    nothing = np.empty((0, num_classes), np.float32), np.empty((0, 4 * num_classes))
+
+    def load(i: int) -> tuple[Query, Staged] | None:
+        if not len(roidb[i]["boxes"]):
+            return None
+        asked = query(read(i), roidb[i]["boxes"])
+        return asked, staging.stage([asked.data, asked.rois])
+
+    def select(entry: Mapping[str, np.ndarray], scores: np.ndarray, boxes: np.ndarray) -> None:
         if "gt_classes" in entry:
             proposals = entry["gt_classes"] == 0
             scores, boxes = scores[proposals], boxes[proposals]
         selection.add(scores, boxes)
+
+    began = last = time.perf_counter()
+    seconds = [] if seconds is None else seconds
+    found = None
+    loaded = Prefetcher(load, range(len(roidb)))
+    try:
+        for entry, item in zip(tqdm(roidb, "test", unit="image", disable=None), loaded):
+            if item:
+                with item[1] as batch:
+                    feed(net, batch)
+                net.launch()
+            if found:
+                select(*found)
+            found = entry, *(answers(net, item[0]) if item else nothing)
+            now = time.perf_counter()
+            seconds.append(now - last)
+            last = now
+    finally:
+        loaded.close()
+    if found:
+        select(*found)
     detections = selection.finish()
     total = time.perf_counter() - began
-    logger.info(
-        "tested %d images in %.1f s: %.3f s per image, of which detection %.3f s",
-        len(roidb), total, total / max(1, len(roidb)), sum(seconds) / max(1, len(roidb)),
-    )  # fmt: skip
+    logger.info("tested %d images in %.1f s: %.3f s per image", len(roidb), total, total / max(1, len(roidb)))
     return detections

@@ -101,7 +101,7 @@ class Watch:
         """False also where finite numbers have a sum that is not: it is cheap, and the exact look comes after it."""
         with np.errstate(over="ignore", invalid="ignore"):
             sums = [xp.sum(p.blob.gradient) for p in self.net.learnable_params if p.lr_mult and _has_diff(p.blob)]
-            return math.isfinite(float(sum(sums)))
+            return not sums or math.isfinite(float(xp.stack(sums).sum()))
 
     def _first_blob(self) -> str:
         """The first blob of the forward pass with such values, and whether its layer's weights had them before."""

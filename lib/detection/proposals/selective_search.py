@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from caffelite.backend.kernels import cores
 from caffelite.errors import FileFormatError
 from caffelite.proto.files import replacing
 from detection.arrays import read_arrays
@@ -143,17 +143,12 @@ def _search_all(
     paths: list[Path], options: SearchOptions, threads: int | None, done: Callable[[int], object]
 ) -> list[np.ndarray]:
     # threads, not processes: OpenCV lets go of the interpreter while it works
-    with ThreadPoolExecutor(threads or _cores()) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         boxes = []
         for result in pool.map(lambda path: search(read_image(path), options), paths):
             boxes.append(result)
             done(1)
         return boxes
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

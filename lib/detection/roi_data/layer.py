@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import yaml
 
+from caffelite.backend.transfer import Staged, Staging
 from caffelite.layer import Layer
 from detection import plain_yaml
 from detection.config import cfg
+from detection.prefetch import Prefetcher
 from detection.roi_data.minibatch import ImageDraw, MinibatchSampler, Roidb, minibatch_blobs
-
-THREADS = 2
-AHEAD = 4
 
 
 class RoIDataLayer(Layer):
@@ -54,17 +50,18 @@ class RoIDataLayer(Layer):
         self.sampler = MinibatchSampler(roidb, cfg.RNG_SEED)
         self._state = self.sampler.get_state()
 
-    def _draw(self) -> tuple[list[ImageDraw], dict[str, np.ndarray]]:
-        return self.sampler.draw(), self.sampler.get_state()
-
     def _draws(self) -> Iterator[tuple[list[ImageDraw], dict[str, np.ndarray]]]:
         while True:
-            yield self._draw()
+            yield self.sampler.draw(), self.sampler.get_state()
 
-    def _load(self, drawn):
+    def _load(self, drawn) -> tuple[Staged, list[str], dict[str, np.ndarray]]:
         draws, state = drawn
         images = [self.sampler.roidb[draw.index]["image"] for draw in draws]
-        return minibatch_blobs(self.sampler.roidb, draws, self.num_classes), images, state
+        blobs = minibatch_blobs(self.sampler.roidb, draws, self.num_classes)
+        arrays = list(blobs.values())
+        if len(self.param.top) == 6:
+            arrays.append(blobs["bbox_loss_weights"] > 0)
+        return self._staging.stage(arrays), images, state
 
     def get_state(self) -> dict[str, np.ndarray]:
         """What decides the minibatches after the last one that `forward` gave out, whatever was read ahead."""
@@ -90,33 +87,9 @@ class RoIDataLayer(Layer):
     def forward(self, bottom, top):
         self.expect(self.sampler is not None, "there is no roidb yet: call net.layers[i].set_roidb(roidb) first")
         if self._source is None:
-            prefetch = cfg.TRAIN.USE_PREFETCH
-            self._source = Prefetcher(self._draw, self._load) if prefetch else map(self._load, self._draws())
-        blobs, self.last_images, self._state = next(self._source)
-        arrays = list(blobs.values())
-        if len(top) == 6:
-            arrays.append((blobs["bbox_loss_weights"] > 0).astype(np.float32))
-        for blob, values in zip(top, arrays):
-            blob.reshape(*values.shape)
-            blob.data[...] = values
-
-
-class Prefetcher:
-    """Iterates over `load(draw())`: draws in order, in the caller's thread; loads AHEAD items ahead, in others."""
-
-    def __init__(self, draw: Callable[[], Any], load: Callable[[Any], Any]):
-        self._draw, self._load = draw, load
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prefetch")
-        self._pending: deque = deque()
-
-    def __iter__(self) -> Prefetcher:
-        return self
-
-    def __next__(self) -> Any:
-        while len(self._pending) <= AHEAD:
-            self._pending.append(self._pool.submit(self._load, self._draw()))
-        return self._pending.popleft().result()
-
-    def close(self) -> None:
-        """Drop what was read ahead and wait for the threads to end."""
-        self._pool.shutdown(cancel_futures=True)
+            self._staging = Staging()
+            self._source = (Prefetcher if cfg.TRAIN.USE_PREFETCH else map)(self._load, self._draws())
+        staged, self.last_images, self._state = next(self._source)
+        with staged as batch:
+            for blob, values in zip(top, batch):
+                blob.put(*values)

@@ -1,7 +1,6 @@
 """Detection in one image and in a set against the authors' own code, with a stand-in for the net."""
 
 import json
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +10,7 @@ from detection.boxes import nms_groups
 from detection.config import cfg
 from detection.fast_rcnn.test import class_detections, im_detect
 from detection.fast_rcnn.test import test_net as detect_set
+from tests.detection.fast_rcnn.test_detect import Values
 
 CASES = ("single_scale", "multi_scale", "three_images_few_rois")
 
@@ -20,12 +20,11 @@ class StandInNet:
 
     def __init__(self, answers):
         self.answers = iter(answers)
-        self.blobs = {name: SimpleNamespace(reshape=lambda *shape: None) for name in ("data", "rois")}
+        self.blobs = {name: Values() for name in ("data", "rois", "cls_prob", "bbox_pred")}
 
-    def forward(self, data, rois):
-        self.data, self.rois = data, rois
-        cls_prob, bbox_pred = next(self.answers)
-        return {"cls_prob": cls_prob, "bbox_pred": bbox_pred}
+    def launch(self):
+        for name, values in zip(("cls_prob", "bbox_pred"), next(self.answers)):
+            self.blobs[name].put(values)
 
 
 @pytest.fixture(params=CASES)
@@ -47,8 +46,8 @@ def test_one_image(golden):
     for i, image in enumerate(images):
         net = StandInNet([answer(data, f"test:{i}")])
         scores, boxes = im_detect(net, image, data[f"test:{i}:boxes"])
-        assert net.data.shape == tuple(data[f"test:{i}:data_shape"])
-        np.testing.assert_array_equal(net.rois, data[f"test:{i}:rois_fed"])
+        assert net.blobs["data"].read().shape == tuple(data[f"test:{i}:data_shape"])
+        np.testing.assert_array_equal(net.blobs["rois"].read(), data[f"test:{i}:rois_fed"])
         np.testing.assert_array_equal(scores, data[f"test:{i}:scores"])
         # exp of float32 differs in its last bit between machines
         np.testing.assert_allclose(boxes, data[f"test:{i}:pred_boxes"], rtol=1e-6)
@@ -68,7 +67,7 @@ def test_set(golden):
     for i in range(len(images)):
         boxes, gt_classes = data[f"roidb:{i}:boxes"], data[f"gt_classes:{i}"]
         roidb.append({"boxes": boxes, "gt_classes": np.pad(gt_classes, (0, len(boxes) - len(gt_classes)))})
-    detections = detect_set(net, images, roidb, num_classes)
+    detections = detect_set(net, images.__getitem__, roidb, num_classes)
     assert [len(of_class) for of_class in detections] == [len(images)] * num_classes
     assert not any(len(dets) for dets in detections[0])
     for i in range(len(images)):

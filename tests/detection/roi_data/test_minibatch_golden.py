@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detection.config import cfg
-from detection.roi_data.layer import Prefetcher
+from detection.prefetch import Prefetcher
 from detection.roi_data.minibatch import MinibatchSampler, minibatch_blobs
 from detection.roi_data.roidb import add_bbox_targets, make_entry, training_roidb
 
@@ -57,7 +57,7 @@ def test_minibatches(golden, prefetch):
     def load(draws):
         return draws, minibatch_blobs(roidb, draws, config["num_classes"])
 
-    prefetcher = Prefetcher(sampler.draw, load)
+    prefetcher = Prefetcher(load, iter(sampler.draw, None))
     for t in range(config["steps"]):
         draws, blobs = next(prefetcher) if prefetch else load(sampler.draw())
         assert [draw.index for draw in draws] == data["order"][t].tolist()

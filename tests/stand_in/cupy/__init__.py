@@ -38,6 +38,7 @@ CONSTANTS = "inf nan newaxis pi"
 def _host(value):
     """What numpy is to compute with: device arrays as their memory. Host arrays raise as in CuPy."""
     if isinstance(value, ndarray):
+        assert value.device.id == cuda.current_device(), "an array of another device"
         return value._memory
     if isinstance(value, (list, tuple)):
         return type(value)(map(_host, value))
@@ -65,18 +66,15 @@ def _wrapped(function):
     return call
 
 
-class _Pointer:
-    def __init__(self, memory):
-        self.ptr = memory.ctypes.data
-
-
 class ndarray:
     """An array on the device."""
 
     __array_priority__ = 100
 
-    def __init__(self, memory):
+    def __init__(self, memory, of=None):
         self._memory = memory
+        self.device = of.device if of is not None else cuda.Device()
+        self._stream = of._stream if of is not None else cuda.get_current_stream()
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -100,7 +98,7 @@ class ndarray:
     strides = property(lambda self: self._memory.strides)
     itemsize = property(lambda self: self._memory.itemsize)
     flags = property(lambda self: self._memory.flags)
-    data = property(lambda self: _Pointer(self._memory))
+    data = property(lambda self: cuda.MemoryPointer(self._memory, self._stream))
     T = property(lambda self: ndarray(self._memory.T))
 
     def get(self, stream=None, order="C", out=None):
@@ -129,7 +127,7 @@ class ndarray:
 
     def __getitem__(self, key):
         # CuPy copies numpy indices to the device
-        return _device(self._memory[key if isinstance(key, numpy.ndarray) else _index(key)])
+        return ndarray(numpy.asarray(self._memory[key if isinstance(key, numpy.ndarray) else _index(key)]), self)
 
     def __setitem__(self, key, value):
         self._memory[key if isinstance(key, numpy.ndarray) else _index(key)] = _host(value)

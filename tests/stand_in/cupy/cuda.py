@@ -1,13 +1,17 @@
-"""cupy.cuda of the stand-in: two devices, one stream, and scratch memory whose use behind its end is noticed."""
+"""cupy.cuda of the stand-in: two devices, streams whose copies are late, scratch memory whose use behind its end is
+noticed."""
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import types
+from collections.abc import Callable
 
 import numpy
 
 DEVICES, MEMORY = 2, 8 * 2**30
-_current = 0
+_local = threading.local()  # every thread begins at device 0 and the null stream
 
 
 class CUDARuntimeError(RuntimeError):
@@ -22,25 +26,105 @@ class Device:
     """A device."""
 
     def __init__(self, device: int | None = None):
-        self.id = _current if device is None else device
+        self.id = current_device() if device is None else device
         self.mem_info = MEMORY, MEMORY
+        self._before: list[int] = []
 
     def use(self) -> None:
-        """Make this the current device."""
-        global _current
-        _current = self.id
+        """Make this the current device of this thread."""
+        _local.device = self.id
+
+    def __enter__(self) -> Device:
+        self._before.append(current_device())
+        self.use()
+        return self
+
+    def __exit__(self, *error) -> None:
+        _local.device = self._before.pop()
 
     def synchronize(self) -> None:
         """All is done already."""
+
+
+def current_device() -> int:
+    """The number of this thread's device."""
+    return getattr(_local, "device", 0)
 
 
 class Stream:
-    """A stream in which all is done at once."""
+    """The null stream does all at once. Copies of another are done as late as can be: when somebody waits for them."""
 
-    ptr = 0
+    null: Stream
+
+    def __init__(self, null: bool = False, non_blocking: bool = False):
+        assert null or non_blocking, "a stream that blocks would wait for the null stream, and make it wait"
+        self.ptr = 0 if null else id(self)
+        self._late: list[Callable[[], None]] = []
+        self._before: list[Stream] = []
+
+    def __enter__(self) -> Stream:
+        self._before.append(get_current_stream())
+        _local.stream = self
+        return self
+
+    def __exit__(self, *error) -> None:
+        _local.stream = self._before.pop()
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Do the work in this stream's order."""
+        self._late.append(work) if self.ptr else work()
 
     def synchronize(self) -> None:
-        """All is done already."""
+        """Wait until all is done."""
+        while self._late:
+            self._late.pop(0)()
+
+    def record(self, event: Event) -> Event:
+        """Let the event stand for what this stream has been given so far."""
+        event._of, event._behind = self, list(self._late)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        """What comes next in this stream comes after the event."""
+        assert not self.ptr, "not emulated: a stream that copies and waits"
+        event.synchronize()
+
+
+class Event:
+    """A point in a stream. `waits` counts who waited for it."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False):
+        self._of, self._behind, self.waits = None, [], 0
+
+    def synchronize(self) -> None:
+        """Wait for it; at once if it was never recorded."""
+        self.waits += 1
+        for work in self._behind:
+            if work in self._of._late:
+                self._of._late.remove(work)
+                work()
+
+
+class MemoryPointer:
+    """Where an array's memory begins, and the stream that was current when it was allocated."""
+
+    def __init__(self, memory: numpy.ndarray, stream: Stream):
+        self._memory, self._stream = memory, stream
+        self.ptr = memory.ctypes.data
+
+    def copy_from_host_async(self, source: int, size: int, stream: Stream) -> None:
+        """Copy bytes of page-locked memory, which is read when the copy is done."""
+        assert size <= self._memory.nbytes
+        assert self._stream is stream, "memory that work of another stream, which freed it, may still use"
+        stream.later(lambda: ctypes.memmove(self.ptr, source, size))
+
+
+Stream.null = Stream(null=True)
+
+
+def get_current_stream() -> Stream:
+    """This thread's stream."""
+    return getattr(_local, "stream", Stream.null)
 
 
 class Memory:
@@ -63,11 +147,6 @@ def alloc_pinned_memory(size: int) -> bytearray:
     return bytearray(b"\xa5" * size)
 
 
-def get_current_stream() -> Stream:
-    """The one stream."""
-    return Stream()
-
-
 class _MathModes:
     def __init__(self):
         self.mode = 0
@@ -79,12 +158,12 @@ class _MathModes:
 
 
 cublas = _MathModes()
-device = types.SimpleNamespace(get_cublas_handle=lambda: 42 + _current)
+device = types.SimpleNamespace(get_cublas_handle=lambda: 42 + current_device())
 memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
 runtime = types.SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,
     getDeviceCount=lambda: DEVICES,
-    getDevice=lambda: _current,
+    getDevice=current_device,
     runtimeGetVersion=lambda: 13000,
     driverGetVersion=lambda: 13000,
     getDeviceProperties=lambda i: {

@@ -1,0 +1,138 @@
+"""Numbers on their way from the host to the GPU: through page-locked memory, batches on a stream of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+
+from caffelite import backend
+from caffelite.backend import xp
+
+LARGE = range(2**18, 2**24)  # numbers of float32 for which page-locked memory pays: batches of images
+ALIGNED = 64  # numbers of float32: arrays of a batch begin where a GPU reads fastest
+
+
+def host_zeros(size: int) -> np.ndarray:
+    """`size` zeros, float32, on the host; in GPU mode and of a batch's size page-locked, to be copied at full speed."""
+    if not backend.on_gpu() or size not in LARGE:
+        return np.zeros(size, np.float32)
+    zeros = _page_locked(size)
+    zeros[...] = 0
+    return zeros
+
+
+def upload(host: np.ndarray, device) -> None:
+    """Copy an array of `host_zeros` to a device array; `host` may be written again at once."""
+    device.set(host)
+    if not host.flags.owndata:  # from page-locked memory the copy goes on by itself
+        backend.synchronize()
+
+
+def _page_locked(size: int) -> np.ndarray:
+    """`size` numbers of float32, not set; ordinary memory where the system gives no more that is page-locked."""
+    try:
+        return np.frombuffer(xp.cuda.alloc_pinned_memory(4 * size), np.float32, size)
+    except xp.cuda.runtime.CUDARuntimeError:
+        return np.empty(size, np.float32)
+
+
+class Staging:
+    """Where batches of host arrays are made ready for the machine and device that are current when it is made.
+
+    Threads that load batches call `stage`, the thread that computes enters what it gives:
+
+        with staging.stage(arrays) as batch:
+            for blob, values in zip(tops, batch):
+                blob.put(*values)
+
+    On a GPU a batch is copied on a stream of its own while the GPU computes something else, into memory that is used
+    again when the batch has been taken. On a CPU, or where the mode or the device has changed since, a batch is the
+    host arrays.
+    """
+
+    def __init__(self):
+        self.device = xp.cuda.Device() if backend.on_gpu() else None
+        self._stream = xp.cuda.Stream(non_blocking=True) if self.device else None
+        self._free: list[_Slot] = []
+        self._lock = Lock()
+
+    def stage(self, arrays: Sequence[np.ndarray]) -> Staged:
+        """Begin to bring a batch of arrays, which become float32. May be called by any thread.
+
+        Raises MemoryError where the device has no room.
+        """
+        arrays = [np.asarray(values, np.float32, order="C") for values in arrays]
+        if self.device is None:
+            return Staged(self, arrays, None)
+        with self.device:  # of threads each has its own
+            slot = self._slot(sum(map(_room, arrays)))
+            slot.fill(arrays, self._stream)
+        return Staged(self, arrays, slot)
+
+    def _slot(self, size: int) -> _Slot:
+        with self._lock:
+            slot = self._free.pop() if self._free else None
+        if slot is not None:
+            slot.taken.synchronize()
+        if slot is None or slot.size < size:
+            # memory of this stream's part of CuPy's pool: that of another stream may still be in use there
+            with self._stream:
+                slot = _Slot(size)
+        return slot
+
+    def give_back(self, slot: _Slot) -> None:
+        """The batch in this memory is copied out of it by what the current stream has been given so far."""
+        xp.cuda.get_current_stream().record(slot.taken)
+        with self._lock:
+            self._free.append(slot)
+
+
+class Staged:
+    """A batch that is being staged: entered, it gives for each array (host array, device array or None)."""
+
+    def __init__(self, staging: Staging, arrays: list[np.ndarray], slot: _Slot | None):
+        self._staging, self._arrays, self._slot = staging, arrays, slot
+
+    def __enter__(self) -> list[tuple]:
+        here = backend.on_gpu() and self._slot is not None and xp.cuda.Device().id == self._staging.device.id
+        if not here:
+            self._slot = None
+            return [(values, None) for values in self._arrays]
+        xp.cuda.get_current_stream().wait_event(self._slot.ready)
+        return list(zip(self._arrays, self._slot.views(self._arrays)))
+
+    def __exit__(self, *error) -> None:
+        if self._slot is not None:
+            self._staging.give_back(self._slot)
+            self._slot = None
+
+
+class _Slot:
+    """Memory for a batch on both sides. `ready`: the device has the numbers; `taken`: it has copied them elsewhere."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self._host, self._device = _page_locked(size), xp.empty(size, np.float32)
+        self.ready, self.taken = (xp.cuda.Event(block=True, disable_timing=True) for _ in range(2))
+
+    def fill(self, arrays: Sequence[np.ndarray], stream) -> None:
+        at = 0
+        for values in arrays:
+            self._host[at : at + values.size] = values.ravel()
+            at += _room(values)
+        self._device.data.copy_from_host_async(self._host.ctypes.data, 4 * at, stream)
+        stream.record(self.ready)
+
+    def views(self, arrays: Sequence[np.ndarray]) -> list:
+        """The device's copies of the arrays."""
+        views, at = [], 0
+        for values in arrays:
+            views.append(self._device[at : at + values.size].reshape(values.shape))
+            at += _room(values)
+        return views
+
+
+def _room(values: np.ndarray) -> int:
+    return -(-values.size // ALIGNED) * ALIGNED

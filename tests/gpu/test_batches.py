@@ -1,0 +1,207 @@
+"""Batches on their way to the GPU: staged by threads, copied on a stream of their own, taken by the layers."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import h5py
+import numpy as np
+import pytest
+
+import caffelite as caffe
+from caffelite import backend, proto
+from caffelite.backend import transfer
+from caffelite.backend.transfer import Staging
+from caffelite.blob import Blob, Memory
+from caffelite.errors import LayerError
+from detection.config import cfg
+from tests.detection.fast_rcnn.tiny import OPTIONS, make_entries, solver_param, trainer_of
+
+LARGE = (2, 3, 300, 310)
+generator = np.random.default_rng(4)
+
+
+def arrays():
+    shapes = (LARGE, (7, 5), (), (0, 4), (3,))
+    return [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def taken(staged) -> list[Blob]:
+    """Blobs that took a staged batch."""
+    blobs = []
+    with staged as batch:
+        for values in batch:
+            blobs.append(Blob())
+            blobs[-1].put(*values)
+    return blobs
+
+
+def assert_holds(blobs, batch) -> None:
+    for blob, values in zip(blobs, batch):
+        assert blob.shape == values.shape
+        np.testing.assert_array_equal(backend.to_host(blob.array), values)
+        np.testing.assert_array_equal(blob.read(), values)
+
+
+def test_blobs_take_what_was_staged():
+    batch = arrays()
+    assert_holds(taken(Staging().stage(batch)), batch)
+
+
+def test_arrays_of_other_types_become_float32():
+    batch = [np.arange(6).reshape(2, 3), np.array([True, False]), np.ones((4, 6))[:, ::2]]
+    assert_holds(taken(Staging().stage(batch)), batch)
+
+
+def test_batches_staged_by_threads_arrive_whole_while_memory_is_used_again():
+    staging, batches = Staging(), [arrays() for _ in range(20)]
+    with ThreadPoolExecutor(3) as pool:
+        for batch, staged in zip(batches, pool.map(staging.stage, batches)):
+            assert_holds(taken(staged), batch)
+    assert 1 <= len(staging._free) <= 20
+    before = len(staging._free)
+    for batch in batches:
+        assert_holds(taken(staging.stage(batch)), batch)
+    assert len(staging._free) == before
+
+
+def test_memory_is_not_used_again_before_it_was_copied(emulated):
+    if not emulated:
+        pytest.skip("the stand-in counts who waits")
+    staging = Staging()
+    taken(staging.stage(arrays()))
+    (slot,) = staging._free
+    assert not slot.taken.waits
+    staged = staging.stage(arrays())
+    assert slot.taken.waits == 1 and staged._slot is slot
+
+
+def test_larger_batches_get_larger_memory():
+    staging = Staging()
+    taken(staging.stage([np.ones(5)]))
+    batch = arrays()
+    assert_holds(taken(staging.stage(batch)), batch)
+
+
+def test_threads_stage_for_the_device_that_was_chosen():
+    if backend.xp.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two GPUs")
+    backend.set_device(1)
+    staging, batch = Staging(), arrays()
+    with ThreadPoolExecutor(1) as pool:
+        staged = pool.submit(staging.stage, batch).result()
+    assert_holds(taken(staged), batch)
+    staged = staging.stage(batch)
+    backend.set_device(0)
+    assert_holds(taken(staged), batch)
+
+
+def test_a_batch_outlives_a_change_of_mode():
+    batch = arrays()
+    staged = Staging().stage(batch)
+    backend.set_mode_cpu()
+    assert_holds(taken(staged), batch)
+    staged = Staging().stage(batch)
+    backend.set_mode_gpu()
+    assert_holds(taken(staged), batch)
+
+
+def test_without_page_locked_memory_batches_arrive_all_the_same(monkeypatch):
+    def refuse(size):
+        raise backend.xp.cuda.runtime.CUDARuntimeError(2)
+
+    monkeypatch.setattr(backend.xp.cuda, "alloc_pinned_memory", refuse)
+    batch = arrays()
+    assert_holds(taken(Staging().stage(batch)), batch)
+    assert not transfer.host_zeros(transfer.LARGE.start).any()
+
+
+def test_who_reads_a_small_array_need_not_ask_the_gpu(monkeypatch):
+    batch = [generator.standard_normal(9), generator.standard_normal(LARGE)]
+    small, large = taken(Staging().stage(batch))
+    copies = []
+    monkeypatch.setattr(
+        Memory, "read", lambda memory, read=Memory.read: (copies.append(memory._newest), read(memory))[1]
+    )
+    small.read(), large.read()
+    assert copies == ["both", "device"]
+    small.array[...] = 3
+    assert (small.read() == 3).all() and copies[-1] == "device"
+    small.data[...] = 4
+    assert backend.to_host(small.array).tolist() == [4] * 9
+
+
+DATA = """layer { name: "data" type: "HDF5Data" top: "data" top: "label"
+  hdf5_data_param { source: "%s" batch_size: 3 shuffle: true } }"""
+
+
+@pytest.fixture
+def hdf5_net(tmp_path):
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["data"], file["label"] = generator.standard_normal((10, 4, 150, 150)), np.arange(10)
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'data.h5'}\n")
+    text = DATA % (tmp_path / "list.txt")
+    return lambda: caffe.Net(proto.parse_text(text, "NetParameter", "data.prototxt"), caffe.TRAIN, seed=3)
+
+
+def test_data_layers_give_the_cpus_batches(hdf5_net):
+    def batches():
+        net = hdf5_net()
+        return [{name: values.copy() for name, values in net.forward().items()} for _ in range(9)]
+
+    on_gpu = batches()
+    backend.set_mode_cpu()
+    for actual, expected in zip(on_gpu, batches()):
+        for name in expected:
+            np.testing.assert_array_equal(actual[name], expected[name])
+
+
+def test_too_little_memory_for_a_batch_names_the_layer(hdf5_net, monkeypatch):
+    def refuse(*arguments, **named):
+        raise backend.xp.cuda.memory.OutOfMemoryError(1 << 40, 1 << 30)
+
+    net = hdf5_net()
+    monkeypatch.setattr(backend._module, "empty", refuse)
+    with pytest.raises(LayerError, match=r"layer 'data' .*out of memory"):
+        net.forward()
+
+
+@pytest.fixture
+def entries(tmp_path):
+    cfg.reset()
+    cfg.merge(OPTIONS)
+    yield make_entries(tmp_path)
+    cfg.reset()
+
+
+def test_fast_rcnn_learns_the_same_from_files_in_every_run(tmp_path, entries):
+    models = [trainer_of(solver_param(tmp_path, folder), entries).train(6).read_bytes() for folder in ("a", "b")]
+    assert models[0] == models[1]
+
+
+def test_minibatches_are_the_cpus_and_are_not_read_back(tmp_path, entries, monkeypatch):
+    def run(folder):
+        trainer = trainer_of(solver_param(tmp_path, folder), entries)
+        tops = trainer.net.top_blobs[trainer.net.layers.index(trainer.data_layer)]
+        seen, copies = [], []
+
+        def watched(method):
+            def call(memory):
+                copies.extend([memory] if memory._newest == "device" else [])
+                return method(memory)
+
+            return call
+
+        for _ in range(4):
+            with monkeypatch.context() as patch:
+                for name in ("host", "read"):
+                    patch.setattr(Memory, name, watched(getattr(Memory, name)))
+                trainer.net.launch()
+            seen.append([top.read().copy() for top in tops])
+        assert copies == []
+        trainer.data_layer.close()
+        return seen
+
+    on_gpu = run("gpu")
+    backend.set_mode_cpu()
+    for actual, expected in zip(on_gpu, run("cpu")):
+        for a, b in zip(actual, expected):
+            np.testing.assert_array_equal(a, b)
