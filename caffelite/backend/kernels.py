@@ -211,6 +211,10 @@ class KernelFamily:
             (ctypes.c_void_p(v.ctypes.data if v is not None else None) if pointer else want[0](v))
             for v, pointer, want in arguments
         ]
+        if not hasattr(self.library, name):
+            raise BackendError(
+                f"kernel {self.family}.{name} is for a GPU alone: expected device arrays, actual numpy's"
+            )
         getattr(self.library, name)(*raw)
 
     def _run_gpu(self, name: str, arguments) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from caffelite.backend.kernels import kernels
+from caffelite.backend.nms import suppressed
 
 
 def bbox_overlaps(boxes: np.ndarray, query_boxes: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def nms(dets: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def nms_groups(groups: Sequence[np.ndarray], threshold: float) -> list[np.ndarray]:
-    """`nms` of every group of detections (say, one per class) at once, in threads.
+    """`nms` of every group of detections (say, one per class) at once.
 
     Source: utils/cython_nms.pyx of Fast R-CNN.
     """
@@ -111,7 +111,5 @@ def nms_groups(groups: Sequence[np.ndarray], threshold: float) -> list[np.ndarra
     boxes = np.empty((4, int(starts[-1])), np.float32)
     for dets, order, start in zip(groups, orders, starts):
         boxes[:, start : start + len(order)] = dets[order, :4].T
-    suppressed = np.zeros(boxes.shape[1], np.uint8)
-    if boxes.size:
-        kernels("nms").nms(len(groups), boxes.shape[1], starts, boxes, threshold, suppressed)
-    return [order[suppressed[start : start + len(order)] == 0].astype(np.int32) for order, start in zip(orders, starts)]
+    left = suppressed(starts, boxes, threshold) == 0
+    return [order[left[start : start + len(order)]].astype(np.int32) for order, start in zip(orders, starts)]
