@@ -212,9 +212,7 @@ class KernelFamily:
             for v, pointer, want in arguments
         ]
         if not hasattr(self.library, name):
-            raise BackendError(
-                f"kernel {self.family}.{name} is for a GPU alone: expected device arrays, actual numpy's"
-            )
+            raise BackendError(f"kernel {self.family}.{name} is for a GPU alone, and these are numpy's arrays")
         getattr(self.library, name)(*raw)
 
     def _run_gpu(self, name: str, arguments) -> None:

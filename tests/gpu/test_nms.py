@@ -48,5 +48,5 @@ def test_few_boxes_stay_on_the_cpu(monkeypatch):
 
 
 def test_kernels_for_a_gpu_alone_refuse_numpy():
-    with pytest.raises(BackendError, match="kernel nms.nms_sweep is for a GPU alone"):
+    with pytest.raises(BackendError, match=r"kernel nms\.nms_sweep is for a GPU alone"):
         kernels("nms").nms_sweep(32, 1, 1, *(np.zeros(2, kind) for kind in (np.int32, np.uint32, np.uint32, np.uint8)))
