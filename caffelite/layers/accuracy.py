@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffelite.backend import to_host, xp
+from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
@@ -48,14 +48,17 @@ class Accuracy(Layer):
         param = self.param.accuracy_param
         ignore = param.ignore_label if param.HasField("ignore_label") else None
         classes = labels_as_classes(self, bottom[1], self.channels, ignore)
+        counted, classes = classes >= 0, xp.asarray(classes)
         better = xp.empty(classes.shape, np.int32)
         kernels("softmax").better_classes(
-            better.size, bottom[0].array, xp.asarray(classes), self.channels, self.inner, better
+            better.size, bottom[0].array, classes, self.channels, self.inner, better
         )  # fmt: skip
-        better = to_host(better)
-        counted = classes >= 0
-        right = counted & (better < param.top_k)
-        top[0].data[...] = right.sum() / max(1, counted.sum())
+        right = (classes >= 0) & (better < param.top_k)
+        top[0].array[...] = right.sum() / max(1, int(counted.sum()))
         if len(top) > 1:
-            of_class = np.bincount(classes[counted], minlength=self.channels)
-            top[1].data[...] = np.bincount(classes[right], minlength=self.channels) / np.maximum(of_class, 1)
+            of_class = self.histogram(classes, classes >= 0)
+            top[1].array[...] = self.histogram(classes, right) / xp.maximum(of_class, 1)
+
+    def histogram(self, classes, where):
+        """How often every class is found where `where` holds."""
+        return xp.bincount(xp.where(where, classes, self.channels), minlength=self.channels + 1)[: self.channels]

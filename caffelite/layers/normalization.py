@@ -163,16 +163,17 @@ class BatchNorm(Standardizing):
         return blob.shape[1] if blob.ndim > 1 else blob.ndim
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        param, factor = self.param.batch_norm_param, self.blobs[2].data
+        param, factor = self.param.batch_norm_param, self.blobs[2].array
         if self.global_stats:
-            scale = np.float32(0 if factor[0] == 0 else 1 / factor[0])
+            scale = xp.where(factor == 0, np.float32(0), 1 / xp.where(factor == 0, np.float32(1), factor))
             mean, variance = self.blobs[0].array * scale, self.blobs[1].array * scale
         else:
             mean, variance = self.moments(bottom[0].array)
             fraction = np.float32(param.moving_average_fraction)
             count = self.planes // self.channels * self.size
             correction = np.float32(count / (count - 1) if count > 1 else 1)
-            factor[0] = factor[0] * fraction + 1
+            factor *= fraction
+            factor += 1
             for blob, values in ((self.blobs[0], mean), (self.blobs[1], correction * variance)):
                 blob.array[...] = values + fraction * blob.array
         deviation = xp.sqrt(variance + np.float32(param.eps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffelite.backend import to_host, xp
+from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.layer import Layer, register
 
@@ -70,7 +70,7 @@ class BatchReindex(Layer):
         top[0].reshape(*bottom[1].shape, *bottom[0].shape[1:])
 
     def forward(self, bottom, top):
-        self.rows = whole_indices(self, to_host(bottom[1].array), bottom[0].shape[0], "bottom 1")
+        self.rows = whole_indices(self, bottom[1].read(), bottom[0].shape[0], "bottom 1")
         top[0].array[...] = bottom[0].array[xp.asarray(self.rows)]
 
     def backward(self, top, propagate_down, bottom):
@@ -114,7 +114,7 @@ class Filter(Layer):
         if self.selected is None:
             self.selected = range(selector.count)
         else:
-            self.selected = np.flatnonzero(to_host(selector.array))
+            self.selected = np.flatnonzero(selector.read())
         for blob, out in zip(blobs, top):
             out.reshape(len(self.selected), *blob.shape[1:])
 
@@ -157,7 +157,7 @@ class Embed(Layer):
 
     def forward(self, bottom, top):
         y, table = top[0].array, self.blobs[0].array
-        self.rows = whole_indices(self, to_host(bottom[0].array).ravel(), len(table), "bottom 0")
+        self.rows = whole_indices(self, bottom[0].read().ravel(), len(table), "bottom 0")
         y[...] = table[xp.asarray(self.rows)].reshape(y.shape)
         if len(self.blobs) == 2:
             y += self.blobs[1].array

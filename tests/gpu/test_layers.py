@@ -1,9 +1,13 @@
 """Every layer forward and backward, on the CPU and on the GPU: numbers within 1e-5, indices equal."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 from caffelite import backend, layer_type_list
+from caffelite.blob import Memory
+from caffelite.errors import LayerError
 from tests.engine.gradient_check import LayerRun
 from tests.engine.layers.test_same_bits import CASES as SAME_BITS
 
@@ -34,7 +38,8 @@ CASES = {
     **{name: (text, inputs, {}) for name, (text, inputs) in SAME_BITS.items()},
     **{kind: layer(kind, "", IMAGES) for kind in ("AbsVal", "BNLL", "ELU", "Exp", "Flatten", "PReLU", "ReLU")},
     **{kind: layer(kind, "", IMAGES) for kind in ("ReLU6", "Sigmoid", "Swish", "TanH", "Threshold")},
-    "Accuracy": layer("Accuracy", "accuracy_param { top_k: 2 }", normal(50, 5), generator.integers(0, 5, 50), tops=2),
+    "Accuracy": layer("Accuracy", "accuracy_param { top_k: 2 }", normal(50, 5), generator.integers(0, 5, 50), tops=2,
+                      down=(0,)),
     "ArgMax": layer("ArgMax", "argmax_param { top_k: 3 out_max_val: true }", normal(4, 40)),
     "ArgMax along": layer("ArgMax", "argmax_param { axis: 1 }", IMAGES),
     "BatchNorm test": layer(
@@ -154,6 +159,42 @@ def test_gpu_is_cpu(name):
         bound = 0 if exact else TOLERANCE * scale
         assert np.isfinite(expected).all()
         np.testing.assert_allclose(actual, expected, rtol=0, atol=bound, err_msg=f"array {i}")
+
+
+# how many detections there are only the host can know, and ground truth is matched and measured there
+READ_BACK = {"DetectionOutput", "DetectionEvaluate", "MultiBoxLoss"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_gpu_has_computed_stays_there(name, monkeypatch):
+    """Labels, indices and RoIs come from the host and are checked there; all else is not copied back."""
+    text, inputs, options = CASES[name]
+    options = dict(options)
+    down = options.pop("down", None)
+    run = LayerRun(text, inputs, **options)
+    wanted = [run.layer.allow_force_backward(i) if down is None else i in down for i in range(len(inputs))]
+    run.forward()
+    run.feed()
+    for top in run.top:
+        top.diff[...] = 1
+    for blob in [*(blob for blob, on in zip(run.bottom, wanted) if on), *run.layer.blobs]:
+        blob.array  # noqa: B018 now the device's copy is the newest
+    copies = []
+
+    def watched(method):
+        def call(memory):
+            copies.extend([memory] if memory._newest == "device" else [])
+            return method(memory)
+
+        return call
+
+    for method in ("host", "read"):
+        monkeypatch.setattr(Memory, method, watched(getattr(Memory, method)))
+    run.layer.forward(run.bottom, run.top)
+    if any(wanted):
+        with contextlib.suppress(LayerError):  # it has no backward pass
+            run.layer.backward(run.top, wanted, run.bottom)
+    assert bool(copies) == (text.split('"')[1] in READ_BACK)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from caffelite.blob import Blob
 from caffelite.layer import Layer, register
 
 
@@ -43,6 +44,7 @@ class PriorBox(Layer):
         self.step = self._height_width("step", "step_h", "step_w")
         self.sizes = self._cell_sizes(param)
         self.variances = np.broadcast_to(np.array(param.variance or [0.1], np.float32), 4)
+        self.boxes, self.made_for = Blob(), None  # they depend on shapes only
 
     def _height_width(self, both: str, height: str, width: str) -> tuple[float, float] | None:
         """An option that is given once for both axes or once per axis; None if it is not given."""
@@ -81,7 +83,14 @@ class PriorBox(Layer):
     def forward(self, bottom, top):
         cells = bottom[0].height, bottom[0].width
         image = self.image or (bottom[1].height, bottom[1].width)
-        priors, variances = top[0].data[0].reshape(2, *cells, len(self.sizes), 4)
+        if (cells, image) != self.made_for:
+            self.boxes.reshape(*top[0].shape)
+            self._make(cells, image)
+            self.made_for = cells, image
+        top[0].array[...] = self.boxes.array
+
+    def _make(self, cells: tuple[int, int], image: tuple[float, float]) -> None:
+        priors, variances = self.boxes.data[0].reshape(2, *cells, len(self.sizes), 4)
         for axis, shape in ((0, (-1, 1, 1)), (1, (1, -1, 1))):
             step = np.float32(self.step[axis]) if self.step else np.float32(image[axis]) / np.float32(cells[axis])
             offset = np.float32(self.param.prior_box_param.offset)

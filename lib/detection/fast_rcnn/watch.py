@@ -40,7 +40,7 @@ class Watch:
         self.skipped, self.updating = 0, False
         running = [layer for layer in self.net.layers if layer.type == "BatchNorm" and not layer.global_stats]
         self._statistics = [blob for layer in running for blob in layer.blobs]
-        self._before: list[np.ndarray] = []
+        self._before: list = []
         solver.add_callback(self._start, self._may_update, self._passed)
 
     def losses(self) -> dict[str, float]:
@@ -50,14 +50,14 @@ class Watch:
 
     def _start(self) -> None:
         self.sampler, self.updating = self.data_layer.get_state(), False
-        self._before = [blob.read().copy() for blob in self._statistics]
+        self._before = [blob.array.copy() for blob in self._statistics]
         self._passes: list[dict[str, float]] = []
         self._problem: str | None = None
 
     def take_back_statistics(self) -> None:
         """Give the running statistics the values that they had at the start of the iteration."""
         for blob, values in zip(self._statistics, self._before):
-            blob.assign(values)
+            blob.array[...] = values
 
     def _passed(self) -> None:
         terms = {

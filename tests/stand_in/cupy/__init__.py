@@ -29,7 +29,9 @@ ELEMENTWISE = (
     "abs absolute add ceil divide exp expm1 fabs floor isfinite isnan log log1p logical_and logical_not logical_or "
     "maximum minimum multiply negative not_equal power rint sign sqrt square subtract tanh trunc"
 )
-OTHERS = "argmax argsort clip concatenate count_nonzero cumsum flatnonzero nonzero sort split stack sum take where"
+OTHERS = (
+    "argmax argsort bincount clip concatenate count_nonzero cumsum flatnonzero nonzero sort split stack sum take where"
+)
 CREATION = "arange full ones ones_like zeros zeros_like full_like"
 DTYPES = "bool_ float32 float64 int32 int64 intp uint8 uint32"
 CONSTANTS = "inf nan newaxis pi"
