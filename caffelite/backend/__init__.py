@@ -86,6 +86,11 @@ def device_memory() -> tuple[int, int] | None:
     return tuple(_module.cuda.Device().mem_info) if on_gpu() else None
 
 
+def memory_taken() -> int | None:
+    """Bytes of the current GPU that CuPy's pool holds, most of what the process has taken of it; None on a CPU."""
+    return _module.get_default_memory_pool().total_bytes() if on_gpu() else None
+
+
 def describe_gpus() -> list[str]:
     """Lines that tell what was found of CUDA: cards, driver, CUDA, CuPy, cuDNN; or why a GPU cannot be used."""
     from caffelite.backend import cudnn

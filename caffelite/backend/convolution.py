@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from caffelite import backend
 from caffelite.backend import xp
 from caffelite.backend.gemm import gemm
 from caffelite.backend.kernels import kernels
@@ -83,6 +84,12 @@ class Convolution:
             kernels("convolution").convolution_backward_bias(dy.shape[0], dy.shape[1], math.prod(dy.shape[2:]), dy, db)
         else:
             gpu_implementation().backward_bias(dy, db)
+
+    def workspace(self, x_shape: Sequence[int], w_shape: Sequence[int], backward: bool) -> int:
+        """Bytes of scratch memory that a GPU takes for a forward pass, or both passes; 0 on a CPU: it is little."""
+        if not backend.on_gpu():
+            return 0
+        return gpu_implementation().workspace(self, tuple(x_shape), tuple(w_shape), backward)
 
     def _check(self, x, w, y) -> None:
         expected = self.output_shape(x.shape, w.shape)
@@ -196,6 +203,11 @@ class Im2col:
     @staticmethod
     def backward_bias(dy, db) -> None:
         db += dy.sum(axis=(0, *range(2, dy.ndim)))
+
+    @staticmethod
+    def workspace(convolution: Convolution, x_shape, w_shape, backward: bool) -> int:
+        pixels = math.prod(convolution.output_shape(x_shape, w_shape)[2:])
+        return 4 * convolution.groups * math.prod(w_shape[1:]) * pixels
 
 
 def _geometry(convolution: Convolution, x, w, y) -> np.ndarray:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ctypes import byref, c_int, c_size_t, c_void_p
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from caffelite.backend import cudnn, xp
 from caffelite.backend.convolution import Convolution, Im2col, lift
 from caffelite.errors import BackendError
 
-LARGEST_WORKSPACE = 2**30
+LARGEST_WORKSPACE = 2**32  # bytes, and no more than an eighth of the device
 PLANS = 4096  # images come in many shapes: the plans of so many are kept
 FORWARD, DATA, FILTER = "Forward", "BackwardData", "BackwardFilter"
 # algorithms that are deterministic and take any shape: IMPLICIT_PRECOMP_GEMM, ALGO_1, ALGO_1
@@ -23,6 +25,7 @@ MOST_ALGORITHMS = 16
 _one, _zero = ctypes.c_float(1), ctypes.c_float(0)  # factors of float32 tensors are floats
 ONE, ZERO = ctypes.addressof(_one), ctypes.addressof(_zero)
 _local = threading.local()
+log = logging.getLogger("caffelite")
 
 
 class Cudnn:
@@ -56,6 +59,14 @@ class Cudnn:
             context.library.cudnnConvolutionBackwardBias(
                 context.handle(), ONE, source.value, dy.data.ptr, ONE, target.value, db.data.ptr
             )
+
+    @staticmethod
+    def workspace(convolution: Convolution, x_shape, w_shape, backward: bool) -> int:
+        y_shape = convolution.output_shape(x_shape, w_shape)
+        if not math.prod(y_shape):
+            return 0
+        plan = _plan_of_shapes(convolution, x_shape, w_shape, y_shape)
+        return plan.workspace((FORWARD, DATA, FILTER) if backward else (FORWARD,))
 
 
 class Context:
@@ -124,9 +135,9 @@ class Plan:
         while algorithms:
             algorithm = algorithms[0]
             library.cudnnSetConvolutionMathType(self.convolution.value, algorithm.math)
-            # back in CuPy's pool on return: what takes it next runs on the same stream, so after this
-            scratch = xp.cuda.alloc(algorithm.workspace) if algorithm.workspace else None
             try:
+                # back in CuPy's pool on return: what takes it next runs on the same stream, so after this
+                scratch = xp.cuda.alloc(algorithm.workspace) if algorithm.workspace else None
                 getattr(library, f"cudnnConvolution{kind}")(
                     self.context.handle(), ONE, first, a.data.ptr, second, b.data.ptr, self.convolution.value,
                     algorithm.number, scratch.ptr if scratch else None, algorithm.workspace, factor, third,
@@ -137,7 +148,25 @@ class Plan:
                 if not e.unsupported:
                     raise
                 algorithms.pop(0)
+            except MemoryError:
+                if len(algorithms) == 1:
+                    raise
+                log.warning(
+                    "no room on the GPU for %d MiB of scratch memory: a convolution takes its next best algorithm, "
+                    "which may round otherwise", algorithm.workspace >> 20,
+                )  # fmt: skip
+                algorithms.pop(0)
         return False
+
+    def workspace(self, kinds: Sequence[str]) -> int:
+        """Bytes of scratch memory that these products want; where algorithms are measured, the most that they may."""
+        if not backend.deterministic():
+            return self.context.workspace_limit
+        keys = [(kind, backend.tf32_allowed(), True) for kind in kinds]
+        for key in keys:
+            if key not in self.algorithms:
+                self.algorithms[key] = list(self._choose(*key, None, None, None))
+        return max((self.algorithms[key][0].workspace for key in keys if self.algorithms[key]), default=0)
 
     def add_bias(self, bias, y) -> None:
         """y += bias, one number per channel."""
@@ -180,11 +209,11 @@ class Plan:
             yield from self._usable(kind, entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH)
         yield from self._usable(kind, SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)
 
-    def _usable(self, kind: str, number: int, math: int) -> Iterator[Algorithm]:
+    def _usable(self, kind: str, number: int, math_type: int) -> Iterator[Algorithm]:
         """The algorithm, if it supports this shape within the limit of scratch memory."""
         first, second, third = self._order(kind)
         size = c_size_t()
-        self.library.cudnnSetConvolutionMathType(self.convolution.value, math)
+        self.library.cudnnSetConvolutionMathType(self.convolution.value, math_type)
         try:
             getattr(self.library, f"cudnnGetConvolution{kind}WorkspaceSize")(
                 self.context.handle(), first, second, self.convolution.value, third, number, byref(size)
@@ -194,14 +223,18 @@ class Plan:
                 raise
             return
         if size.value <= self.context.workspace_limit:
-            yield Algorithm(number, size.value, math)
+            yield Algorithm(number, size.value, math_type)
 
 
 def _plan(convolution: Convolution, x, w, y) -> Plan:
+    return _plan_of_shapes(convolution, x.shape, w.shape, y.shape)
+
+
+def _plan_of_shapes(convolution: Convolution, x_shape, w_shape, y_shape) -> Plan:
     c = convolution
     axes = max(2, len(c.pad))
     return _cached_plan(
-        _context(), _lifted(x.shape), _lifted(w.shape), _lifted(y.shape), lift(c.pad, axes, 0), lift(c.stride, axes),
+        _context(), *map(_lifted, (x_shape, w_shape, y_shape)), lift(c.pad, axes, 0), lift(c.stride, axes),
         lift(c.dilation, axes), c.groups,
     )  # fmt: skip
 

@@ -111,10 +111,20 @@ class BaseConvolution(Layer):
             )
             target.reshape(*output)
 
+    def workspace(self, bottom: Blob, top: Blob, backward: bool) -> int:
+        """Bytes of scratch memory that a pass over these blobs takes on a GPU, or both passes."""
+        return self.engine.workspace(
+            self.images_shape(bottom.shape), (*self.blobs[0].shape, *[1] * (not self.axes)), backward
+        )
+
+    def images_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(N, channels, *spatial) with at least one spatial axis."""
+        at = self.channel_axis
+        return (math.prod(shape[:at]), shape[at], *(shape[at + 1 :] or (1,)))
+
     def images(self, array):
         """A view (N, channels, *spatial) with at least one spatial axis."""
-        shape, at = array.shape, self.channel_axis
-        return array.reshape(math.prod(shape[:at]), shape[at], *(shape[at + 1 :] or (1,)))
+        return array.reshape(self.images_shape(array.shape))
 
     def weights(self, array):
         """A view of the weights or their gradient with at least one spatial axis."""
@@ -201,6 +211,9 @@ class Deconvolution(BaseConvolution):
 
     def output_size(self, size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
         return stride * (size - 1) + dilation * (kernel - 1) + 1 - 2 * pad
+
+    def workspace(self, bottom: Blob, top: Blob, backward: bool) -> int:
+        return super().workspace(top, bottom, True)
 
     def convolve(self, x, weights, bias, y) -> None:
         self.engine.backward_data(x, weights, y)

@@ -17,8 +17,9 @@ from caffelite.proto.files import replacing
 
 logger = logging.getLogger("detection")
 
-FACTS = ("iter", "lr", "seconds", "peak_mib")
-"""What a line has besides the losses: the iteration from 0, its rate, its duration, the most memory used so far."""
+FACTS = ("iter", "lr", "seconds", "peak_mib", "gpu_mib")
+"""What a line has besides the losses: the iteration from 0, its rate, its duration, the most main memory used so far,
+and the memory taken on a GPU."""
 
 
 class TrainingLog:
@@ -108,6 +109,8 @@ def summary(name: str, columns: Mapping[str, np.ndarray]) -> str:
         parts.append(f"{np.nanmedian(columns['seconds']):.3f} s each")
     if "peak_mib" in columns:
         parts.append(f"at most {np.nanmax(columns['peak_mib']):.0f} MiB")
+    if "gpu_mib" in columns:
+        parts.append(f"{np.nanmax(columns['gpu_mib']):.0f} MiB of the GPU")
     return f"{name}: {int(columns['iter'][-1]) + 1} iterations, {', '.join(parts)}"
 
 

@@ -54,6 +54,9 @@ def test_what_is_read(tmp_path, caplog):
     assert summary("run", columns) == (
         "run: 4 iterations, loss 2.0000, loss_cls 1.0000, 0.500 s each, at most 102 MiB"
     )  # fmt: skip
+    on_gpu = read_log(write(tmp_path / "gpu.jsonl", 2, gpu_mib=812.4))
+    assert loss_names(on_gpu) == ["loss", "loss_cls"]
+    assert summary("run", on_gpu).endswith("at most 101 MiB, 812 MiB of the GPU")
     for text in ("", "nonsense"):
         path.write_text(text)
         with pytest.raises(FileFormatError, match=r"log\.jsonl: holds no line"):

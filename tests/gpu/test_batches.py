@@ -1,5 +1,6 @@
 """Batches on their way to the GPU: staged by threads, copied on a stream of their own, taken by the layers."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -13,6 +14,7 @@ from caffelite.backend.transfer import Staging
 from caffelite.blob import Blob, Memory
 from caffelite.errors import LayerError
 from detection.config import cfg
+from detection.fast_rcnn.memory import memory_plan
 from tests.detection.fast_rcnn.tiny import OPTIONS, make_entries, solver_param, trainer_of
 
 LARGE = (2, 3, 300, 310)
@@ -175,6 +177,20 @@ def entries(tmp_path):
 def test_fast_rcnn_learns_the_same_from_files_in_every_run(tmp_path, entries):
     models = [trainer_of(solver_param(tmp_path, folder), entries).train(6).read_bytes() for folder in ("a", "b")]
     assert models[0] == models[1]
+
+
+def test_the_memory_plan_tells_what_the_gpu_has(tmp_path, entries, caplog, monkeypatch):
+    caplog.set_level("INFO", "detection")
+    trainer = trainer_of(solver_param(tmp_path), entries)
+    assert re.search(r"memory for the largest minibatch: \d+ MiB \(weights .*; the GPU has .* GiB free", caplog.text)
+    assert "run out of memory" not in caplog.text
+    scratch = [trainer.net.layer_dict["conv1"].workspace(*trainer.net.bottom_blobs[1], *trainer.net.top_blobs[1], True)]
+    assert memory_plan(trainer.solver).get("scratch memory", 0) == max(scratch)
+    monkeypatch.setattr(backend, "device_memory", lambda: (1000, 2**30))
+    trainer.set_data(entries)
+    assert "expect it to run out of memory. Lower TRAIN.SCALES" in caplog.text
+    trainer.train(2)
+    assert '"gpu_mib": ' in trainer.loss_log.read_text()
 
 
 def test_minibatches_are_the_cpus_and_are_not_read_back(tmp_path, entries, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from caffelite import backend
+from caffelite.layers.convolution import BaseConvolution
 from detection.config import cfg
 from detection.roi_data.blob import image_scale
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+logger = logging.getLogger("detection")
 
 
 def largest_shapes(roidb: Sequence[Mapping[str, Any]], num_classes: int) -> list[tuple[int, ...]]:
@@ -28,20 +31,23 @@ def largest_shapes(roidb: Sequence[Mapping[str, Any]], num_classes: int) -> list
 
 def memory_plan(solver) -> dict[str, int]:
     """Bytes that one iteration of a solver, shaped as it is, allocates: `weights`, their `gradients and history`,
-    `blobs` and `gradients of blobs`; not the work space of single layers."""
+    `blobs` and `gradients of blobs`, and on a GPU the `scratch memory` of convolutions; not what other layers keep."""
     net = solver.net
     learning = [p.blob for p in net.learnable_params if p.lr_mult]
     data = {id(blob.data_memory): blob.data_memory.size for blobs in net.top_blobs for blob in blobs}
-    diffs = {}
-    for need, tops in zip(net.layer_need_backward, net.top_blobs):
+    diffs, scratch = {}, [0]
+    for need, layer, bottoms, tops in zip(net.layer_need_backward, net.layers, net.bottom_blobs, net.top_blobs):
         if need:
             diffs |= {id(blob.diff_memory): blob.diff_memory.size for blob in tops}
-    return {
+        if isinstance(layer, BaseConvolution):
+            scratch += [layer.workspace(bottom, top, need) for bottom, top in zip(bottoms, tops)]
+    plan = {
         "weights": 4 * sum(p.blob.count for p in net.learnable_params),
         "gradients and history": 4 * (1 + solver.rule.histories) * sum(blob.count for blob in learning),
         "blobs": 4 * sum(data.values()),
         "gradients of blobs": 4 * sum(diffs.values()),
     }
+    return plan | ({"scratch memory": max(scratch)} if max(scratch) else {})
 
 
 def peak_mib() -> float:
@@ -50,10 +56,26 @@ def peak_mib() -> float:
     return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
-def describe(plan: Mapping[str, int]) -> str:
-    """The plan in a line, with what the GPU has."""
-    parts = ", ".join(f"{name} {size / MIB:.0f}" for name, size in plan.items())
-    room = backend.device_memory()
-    gpu = f"; the GPU has {room[0] / MIB:.0f} of {room[1] / MIB:.0f} MiB free" if room else ""
-    total = sum(plan.values()) / MIB
-    return f"memory for the largest minibatch: {total:.0f} MiB ({parts}), and the layers' work space{gpu}"
+def facts() -> dict[str, float]:
+    """What a training's log says of memory, MiB: the peak of main memory, and on a GPU what of its memory is taken."""
+    taken = backend.memory_taken()
+    gpu = {} if taken is None else {"gpu_mib": round(taken / MIB, 1)}
+    return {"peak_mib": round(peak_mib(), 1), **gpu}
+
+
+def tell(plan: Mapping[str, int]) -> None:
+    """Log the plan in a line, with what the GPU has, and a warning where that is less."""
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in plan.items())
+    need, room = sum(plan.values()), backend.device_memory()
+    gpu = f"; the GPU has {_size(room[0])} of {_size(room[1])} free" if room else ""
+    logger.info("memory for the largest minibatch: %s (%s), and what single layers keep%s", _size(need), parts, gpu)
+    if room and need > room[0]:
+        logger.warning(
+            "%s are needed and the GPU has %s: expect it to run out of memory. Lower TRAIN.SCALES and TRAIN.MAX_SIZE, "
+            "TRAIN.IMS_PER_BATCH (with iter_size: 2 in the solver for the same effective batch) or TRAIN.BATCH_SIZE",
+            _size(need), _size(room[0]),
+        )  # fmt: skip
+
+
+def _size(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"

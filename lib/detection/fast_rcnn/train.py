@@ -90,7 +90,7 @@ class Trainer:
         for blob, shape in zip(tops, memory.largest_shapes(roidb, len(self.classes))):
             blob.reshape(*shape)
         self.net.reshape()
-        logger.info("%s", memory.describe(memory.memory_plan(self.solver)))
+        memory.tell(memory.memory_plan(self.solver))
 
     def load_weights(self, paths: str, strict: bool = False) -> None:
         """Copy weights by layer name from .caffemodel files (several with commas); logs what was loaded and not."""
@@ -124,7 +124,7 @@ class Trainer:
                     self._step(first)
                     rate = self.solver.last_rate
                     losses, seconds = self.watch.losses(), time.perf_counter() - began
-                    facts = {"seconds": round(seconds, 6), "peak_mib": round(memory.peak_mib(), 1)}
+                    facts = {"seconds": round(seconds, 6), **memory.facts()}
                     log.add(iter=self.solver.iter - 1, lr=rate, **losses, **facts)
                     show(losses, rate, seconds)
                     wish = signals()

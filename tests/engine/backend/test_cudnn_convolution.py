@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from caffelite import backend
+from caffelite.backend import cudnn
 from caffelite.backend.convolution import Convolution
 from caffelite.backend.cudnn_convolution import Cudnn
 from caffelite.errors import BackendError
@@ -109,6 +110,47 @@ def test_measured_where_determinism_is_off(cudnn_notes, stand_in_gpu):  # noqa: 
     assert [line for line in notes if "heuristics" in line] == []
     assert notes[1:3] == ["measured forward math=3", "forward algorithm=0 math=3 workspace=128 beta=0"]
     assert "filter algorithm=0 math=3 workspace=128 beta=1" in notes
+
+
+def test_without_room_for_scratch_memory_the_next_algorithm_is_taken(cudnn_notes, stand_in_gpu, monkeypatch, caplog):  # noqa: F811
+    def alloc(size, alloc=stand_in_gpu.cuda.alloc):
+        if size > most:
+            raise stand_in_gpu.cuda.memory.OutOfMemoryError(f"Out of memory allocating {size} bytes")
+        return alloc(size)
+
+    monkeypatch.setattr(stand_in_gpu.cuda, "alloc", alloc)
+    most = 192
+    backend.allow_tf32()
+    backend.set_deterministic(True)
+    on_both("3x3", stand_in_gpu)
+    assert "forward algorithm=6 math=1 workspace=192 beta=0" in cudnn_notes()
+    backend.allow_tf32(False)
+    most = 64
+    with pytest.raises(MemoryError, match="allocating 256"):
+        on_both("3x3", stand_in_gpu)
+    backend.allow_tf32()
+    most = 256
+    on_both("1x1", stand_in_gpu)
+    most = 191
+    with pytest.raises(MemoryError, match="allocating 256"):
+        on_both("1x1", stand_in_gpu)
+    assert "no room on the GPU for 0 MiB of scratch memory" in caplog.text
+
+
+def test_scratch_memory_is_known_before_it_is_needed(cudnn_notes, stand_in_gpu, monkeypatch):  # noqa: F811
+    convolution, x, w, _, _ = arrays("3x3")
+    assert convolution.workspace(x.shape, w.shape, True) == 64  # of the algorithm that is tried first
+    backend.allow_tf32()
+    assert convolution.workspace(x.shape, w.shape, False) == 192
+    assert [line for line in cudnn_notes() if "algorithm" in line] == []
+    backend.set_deterministic(False)
+    assert convolution.workspace(x.shape, w.shape, True) == stand_in_gpu.cuda.MEMORY // 8
+    assert convolution.workspace((0, *x.shape[1:]), w.shape, True) == 0
+    with monkeypatch.context() as without:
+        without.setattr(cudnn, "library", lambda: None)
+        assert convolution.workspace(x.shape, w.shape, True) == 4 * 4 * 9 * 8 * 9
+    backend.set_mode_cpu()
+    assert convolution.workspace(x.shape, w.shape, True) == 0
 
 
 @pytest.mark.parametrize("shape", ["grouped", "three axes"])
