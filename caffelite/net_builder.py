@@ -15,6 +15,10 @@ from caffelite.errors import CaffeliteError, NetError
 from caffelite.layer import Layer, layer_class
 
 
+GPU_LIBRARIES = ("cupy", "cupy_backends")  # whose exceptions are of the driver, of CUDA or of its libraries
+SMALLER = "use smaller images, fewer RoIs or a smaller batch"
+
+
 @dataclass
 class Param:
     """One parameter blob of a net: where it stands, who owns its memory, and how the solver treats it."""
@@ -228,7 +232,14 @@ def named(layer: Layer):
     except CaffeliteError as e:
         raise layer.error(str(e)) from e
     except MemoryError as e:
-        raise layer.error(f"out of memory ({e}): use smaller images, fewer RoIs or a smaller batch") from e
+        raise layer.error(f"out of memory ({e}): {SMALLER}") from e
+    except Exception as e:
+        if type(e).__module__.split(".")[0] not in GPU_LIBRARIES:
+            raise
+        raise layer.error(
+            f"the GPU reports {e}; if its memory is full: {SMALLER}; it may report late what an earlier layer did, which "
+            "the environment variable CUDA_LAUNCH_BLOCKING=1 prevents"
+        ) from e
 
 
 def dims(shape: tuple[int, ...]) -> str:

@@ -163,8 +163,19 @@ def test_too_little_memory_names_the_layer(monkeypatch):
     def refuse(*arguments, **named):
         raise backend.xp.cuda.memory.OutOfMemoryError(1 << 40, 1 << 30)
 
-    monkeypatch.setattr(backend.xp._module if hasattr(backend.xp, "_module") else sys.modules["cupy"], "zeros", refuse)
+    monkeypatch.setattr(backend._module, "zeros", refuse)
     with pytest.raises(LayerError, match=r"layer 'conv1' .*out of memory.*smaller images"):
+        net.forward()
+
+
+def test_an_error_of_cuda_names_the_layer(monkeypatch):
+    net = caffe.Net(proto.parse_text(NET, "NetParameter", "net.prototxt"), caffe.TRAIN)
+
+    def fail(*arguments, **named):
+        raise backend.xp.cuda.runtime.CUDARuntimeError(700)
+
+    monkeypatch.setattr(backend._module, "add", fail)
+    with pytest.raises(LayerError, match=r"layer 'fc' .*the GPU reports .*CUDA_LAUNCH_BLOCKING=1"):
         net.forward()
 
 
