@@ -14,7 +14,6 @@ from caffelite.blob import Blob
 from caffelite.errors import CaffeliteError, NetError
 from caffelite.layer import Layer, layer_class
 
-
 GPU_LIBRARIES = ("cupy", "cupy_backends")  # whose exceptions are of the driver, of CUDA or of its libraries
 SMALLER = "use smaller images, fewer RoIs or a smaller batch"
 
@@ -237,8 +236,8 @@ def named(layer: Layer):
         if type(e).__module__.split(".")[0] not in GPU_LIBRARIES:
             raise
         raise layer.error(
-            f"the GPU reports {e}; if its memory is full: {SMALLER}; it may report late what an earlier layer did, which "
-            "the environment variable CUDA_LAUNCH_BLOCKING=1 prevents"
+            f"the GPU reports {e}; if its memory is full: {SMALLER}; it may report late what an earlier layer did, "
+            "which the environment variable CUDA_LAUNCH_BLOCKING=1 prevents"
         ) from e
 
 
