@@ -3,7 +3,8 @@
     make gpu-check PYTHON=python3        or        python3 benchmarks/gpu_check.py [--minutes 9] [--logs FOLDER]
 
 In order: every layer forward and backward on GPU and CPU, trainings, resume; the values of the original Caffe; the
-default job; benchmarks/gpu.py. Exit status: 0 all passed, 1 something failed, 2 no GPU.
+default job; benchmarks/gpu.py and gpu_details.py; every layer under NVIDIA's memory checker, if that is there. Exit
+status: 0 all passed, 1 something failed, 2 no GPU.
 
 It needs numpy, CuPy, protobuf, OpenCV, scipy, tqdm, h5py, PyYAML, matplotlib, pytest and a C++ compiler; PyTorch and
 torchvision for the comparison. What an image may lack is brought along: on a machine that has all,
@@ -40,6 +41,7 @@ NEEDED = {
     "pytest": "pytest",
 }
 LEAST_AP = 0.5
+SANITIZER = "compute-sanitizer"
 TAIL = 3000  # characters of a step's output that are shown if it fails
 
 
@@ -63,8 +65,8 @@ class Check:
         path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "lib"), os.environ.get("PYTHONPATH")]))
         self.environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
-    def run(self, name: str, *command: str) -> str | None:
-        """Run Python with these arguments; its output if it succeeded."""
+    def run(self, name: str, *command: str, under: tuple[str, ...] = (), **environment: str) -> str | None:
+        """Run Python with these arguments, `under` another program if need be; its output if it succeeded."""
         start, left = time.monotonic(), self.end - time.monotonic()
         if left < 5:
             self.skip(name, "no time left")
@@ -73,8 +75,9 @@ class Check:
         lines, log = [], self.logs / f"{name.replace(' ', '_')}.log"
         with open(log, "w") as file:
             process = subprocess.Popen(
-                ["timeout", "-k", "5", str(int(left)), sys.executable, *command],
-                cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                ["timeout", "-k", "5", str(int(left)), *under, sys.executable, *command],
+                cwd=ROOT, env={**self.environment, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True,
             )  # fmt: skip
             for line in process.stdout:
                 file.write(line)
@@ -156,6 +159,26 @@ def check_benchmark(check: Check) -> None:
         print(output)
 
 
+def check_details(check: Check) -> None:
+    """Where the time goes."""
+    output = check.run("details", "benchmarks/gpu_details.py", "--gpu", str(check.gpu))
+    if output:
+        print(output)
+
+
+def check_memory(check: Check) -> None:
+    """Whether a kernel reads or writes where it should not: every layer under NVIDIA's memory checker."""
+    if shutil.which(SANITIZER) is None:
+        check.skip("memory of kernels", f"{SANITIZER} is not installed")
+        return
+    tests = ["tests/gpu/test_layers.py", "tests/gpu/test_nms.py", "-k", "gpu_is_cpu or every_group"]
+    checker = (SANITIZER, "--tool", "memcheck", "--error-exitcode", "9")
+    check.run(
+        "memory of kernels", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, under=checker,
+        CAFFELITE_TEST_WITHOUT_POOL="1",
+    )  # fmt: skip
+
+
 def _selective_search() -> bool:
     import cv2
 
@@ -206,7 +229,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9, help="time for all (default: 9)")
     parser.add_argument("--gpu", type=int, default=0, metavar="N", help="device (default: 0)")
     parser.add_argument("--logs", type=Path, default=PACK / "logs", metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--no-benchmark", action="store_true", help="without the last step")
+    parser.add_argument("--no-benchmark", action="store_true", help="without the measurements")
     options = parser.parse_args()
     if options.prepare:
         prepare()
@@ -233,6 +256,8 @@ def main() -> int:
     check_job(check)
     if not options.no_benchmark:
         check_benchmark(check)
+        check_details(check)
+    check_memory(check)
     print()
     for step in check.steps:
         print(f"{step.state:8} {step.seconds:6.0f} s  {step.name:24} {step.note}")

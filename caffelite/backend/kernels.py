@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from caffelite.backend import xp
 from caffelite.errors import BackendError
 
 SOURCES = Path(__file__).resolve().parent.parent / "kernels"
@@ -146,6 +147,7 @@ class KernelFamily:
         self.defines = (*contract, *defines)
         self.source = source(family)
         self.signatures = signatures(self.source)
+        self._functions: dict = {}
 
     @functools.cached_property
     def library(self) -> ctypes.CDLL:
@@ -163,9 +165,7 @@ class KernelFamily:
     @functools.cached_property
     def module(self):
         """The text as a CUDA module."""
-        import cupy
-
-        return cupy.RawModule(code=self.source, options=CUDA_OPTIONS)
+        return xp.RawModule(code=self.source, options=CUDA_OPTIONS)
 
     def __getattr__(self, name: str):
         if name.startswith("_") or name not in self.signatures:
@@ -221,7 +221,14 @@ class KernelFamily:
             raw = tuple(
                 (v if v is not None else np.intp(0)) if pointer else want[1](v) for v, pointer, want in arguments
             )
-            self.module.get_function(name)((min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS),), (BLOCK,), raw)
+            self._function(name)((min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS),), (BLOCK,), raw)
+
+    def _function(self, name: str):
+        """The CUDA function of a kernel on the current device, which CuPy would look for anew in every launch."""
+        key = name, xp.cuda.runtime.getDevice()
+        if key not in self._functions:
+            self._functions[key] = self.module.get_function(name)
+        return self._functions[key]
 
 
 _loaded: list[ctypes.CDLL] = []

@@ -192,10 +192,11 @@ class RawModule:
         self._library = ctypes.CDLL(str(build_cpu(text, "emulated", ("-O1", "-fopenmp-simd"))))
 
     def get_function(self, name: str):
-        """The kernel as a function of grid, block and arguments."""
-        run, signature = getattr(self._library, f"run_{name}"), self._signatures[name]
+        """The kernel as a function of grid, block and arguments, for the device that is current now."""
+        run, signature, device = getattr(self._library, f"run_{name}"), self._signatures[name], current_device()
 
         def launch(grid, block, arguments):
+            assert device == current_device(), "a function of another device's module"
             assert len(arguments) == len(signature) and 1 <= block[0] <= 1024 and grid[0] >= 1
             raw = [ctypes.c_uint(grid[0]), ctypes.c_uint(block[0])]
             for value, (kind, pointer, _, argument) in zip(arguments, signature):
