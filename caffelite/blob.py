@@ -33,6 +33,11 @@ class Memory:
         return self._newest is not None
 
     @property
+    def at_hand(self) -> bool:
+        """Whether the host's copy is as new as any."""
+        return self._newest != "device"
+
+    @property
     def untouched(self) -> bool:
         """True while it is zeros that need no memory."""
         return self._newest is None and self.initial is None
@@ -174,6 +179,11 @@ class Blob:
     def read_diff(self) -> np.ndarray:
         """The diff as a numpy array that is only read: without a copy unless a GPU has computed it."""
         return self._view(self.diff_memory.read())
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether reading the data costs nothing: no GPU has computed it since the host had it."""
+        return self.data_memory.at_hand
 
     def _view(self, flat):
         return flat[: self.count].reshape(self._shape)

@@ -56,7 +56,7 @@ KERNEL(sigmoid_loss_forward)(const int n, const int count, const int part, const
 }
 
 KERNEL(sigmoid_loss_backward)(const int n, const float* x, const float* target, const int ignores, const float ignored,
-                              const float factor, float* dx) {
+                              const float* factor, float* dx) {
   KERNEL_LOOP(i, n)
-  dx[i] = ignores && truncf(target[i]) == ignored ? 0.0f : factor * (1.0f / (1.0f + expf(-x[i])) - target[i]);
+  dx[i] = ignores && truncf(target[i]) == ignored ? 0.0f : factor[0] * (1.0f / (1.0f + expf(-x[i])) - target[i]);
 }

@@ -48,7 +48,7 @@ class Loss(Layer):
         )
 
 
-def normalizer(mode: int, outer: int, inner: int, valid: int) -> float:
+def normalizer(mode: int, outer: int, inner: int, valid: int = 0) -> float:
     """What a sum over `outer` images of `inner` positions, `valid` of them not ignored, is divided by; at least 1."""
     counts = {
         LossParameter.FULL: outer * inner,

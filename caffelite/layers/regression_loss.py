@@ -175,14 +175,17 @@ class SigmoidCrossEntropyLoss(Loss):
         x, target = bottom[0].array, bottom[1].array
         sums, counts = part_sums(x.size), part_sums(x.size, np.int32)
         kernels("loss").sigmoid_loss_forward(sums.size, x.size, PART, x, target, *self.ignore, sums, counts)
-        self.divisor = normalizer(self.mode, bottom[0].shape[0], bottom[0].count_from(1), int(counts.sum()))
+        valid = self.mode == LossParameter.VALID  # then a GPU knows it, and nobody waits for it
+        self.divisor = (
+            xp.maximum(1, counts.sum()) if valid else normalizer(self.mode, bottom[0].shape[0], bottom[0].count_from(1))
+        )
         top[0].array[...] = sums.sum() / self.divisor
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.no_label_gradient(propagate_down)
         if propagate_down[0]:
             x, target, dx = bottom[0].array, bottom[1].array, bottom[0].gradient
-            factor = float(top[0].read_diff()) / self.divisor
+            factor = (xp.full(1, float(top[0].read_diff())) / self.divisor).astype(np.float32)
             kernels("loss").sigmoid_loss_backward(x.size, x, target, *self.ignore, factor, dx)
 
 

@@ -1,7 +1,7 @@
-"""Boxes of the SSD fork: overlap, encoding against priors, matching, non-maximum suppression (bbox_util.cpp).
+"""Boxes of the SSD fork on the host: overlap, order of scores; checks of priors (bbox_util.cpp).
 
 A box is a row (xmin, ymin, xmax, ymax), normalised to the image. All arithmetic is float32 in the order of the
-original, so that matches, kept boxes and their order are the same.
+original. kernels/ssd_boxes.h has what is for both machines.
 """
 
 from __future__ import annotations
@@ -9,20 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 CORNER, CENTER_SIZE, CORNER_SIZE = 1, 2, 3  # PriorBoxParameter.CodeType
-UNMATCHED, IGNORED = -1, -2
 FLT_MIN = np.finfo(np.float32).tiny
-MIN_OVERLAP = np.float32(1e-6)  # what overlaps less does not touch
-NMS_BLOCK = 256  # boxes whose overlaps with each other are computed at once
-
-
-def exp(x: np.ndarray) -> np.ndarray:
-    """exp of float32 numbers, rounded like C's expf: numpy's own float32 exp may be off by some units."""
-    return np.exp(x, dtype=np.float64).astype(np.float32)
-
-
-def log(x: np.ndarray) -> np.ndarray:
-    """log of float32 numbers, rounded like C's logf."""
-    return np.log(x, dtype=np.float64).astype(np.float32)
 
 
 def read_priors(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,94 +69,6 @@ def overlaps(
     union -= width
     np.maximum(union, FLT_MIN, out=union)
     return np.divide(width, union, out=width)
-
-
-def crosses_boundary(boxes: np.ndarray) -> np.ndarray:
-    """Which coordinates, in the shape of `boxes`, lie outside of the image."""
-    return (boxes < 0) | (boxes > 1)
-
-
-def _scale(priors: np.ndarray, code_type: int) -> np.ndarray:
-    """Width, height, width, height of every prior, or ones for CORNER."""
-    if code_type == CORNER:
-        return np.ones_like(priors)
-    return np.tile(priors[:, 2:] - priors[:, :2], 2)
-
-
-def encode(boxes: np.ndarray, priors: np.ndarray, variances: np.ndarray, code_type: int) -> np.ndarray:
-    """What the net should predict for priors [N, 4] that are matched to boxes [N, 4]; pass ones as variances for none.
-
-    CORNER: offsets of the corners; CORNER_SIZE: in units of the prior's size; CENTER_SIZE: offset of the centre in
-    units of the prior's size, and logarithms of the ratio of sizes.
-    """
-    scale = _scale(priors, code_type)
-    if code_type != CENTER_SIZE:
-        return (boxes - priors) / scale / variances
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 - (priors[:, :2] + priors[:, 2:]) / 2
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    return np.concatenate([centers / scale[:, :2], log(sizes / scale[:, :2])], 1) / variances
-
-
-def decode(codes: np.ndarray, priors: np.ndarray, variances: np.ndarray, code_type: int) -> np.ndarray:
-    """Boxes [N, 4] from predictions [N, 4]; the inverse of `encode`."""
-    scale = _scale(priors, code_type)
-    if code_type != CENTER_SIZE:
-        return priors + variances * codes * scale
-    codes, scale = variances * codes, scale[:, :2]
-    centers = codes[:, :2] * scale + (priors[:, :2] + priors[:, 2:]) / 2
-    with np.errstate(over="ignore"):
-        half = exp(codes[:, 2:]) * scale / 2
-    return np.concatenate([centers - half, centers + half], 1)
-
-
-def match(overlap: np.ndarray, per_prediction: bool, threshold: float) -> np.ndarray:
-    """The ground truth matched to each prior, [P], or UNMATCHED, from overlaps [G, P]; those of 0 do not match.
-
-    First every ground truth takes the free prior that it overlaps most, the largest overlap first (among equal ones
-    the lowest prior, then the lowest ground truth); then, `per_prediction`, every prior left takes the ground truth
-    that it overlaps most, if by `threshold`.
-    """
-    matches = np.full(overlap.shape[1], UNMATCHED)
-    if not overlap.size:
-        return matches
-    free = overlap.copy()
-    best = free.argmax(1)
-    for _ in range(len(overlap)):
-        values = free[np.arange(len(free)), best]
-        gt = np.lexsort((best, -values))[0]
-        if values[gt] <= 0:
-            break
-        prior = best[gt]
-        matches[prior] = gt
-        free[:, prior] = 0
-        free[gt] = 0
-        again = best == prior
-        best[again] = free[again].argmax(1)
-    if per_prediction:
-        strongest = overlap.max(0)
-        rest = np.flatnonzero((matches == UNMATCHED) & (strongest >= threshold) & (strongest > 0))
-        matches[rest] = overlap[:, rest].argmax(0)
-    return matches
-
-
-def nms(boxes: np.ndarray, threshold: float, eta: float = 1.0) -> np.ndarray:
-    """Indices of the boxes [N, 4], given best first, that no kept one before them overlaps by more than `threshold`.
-
-    With eta < 1 every kept box multiplies a threshold above 0.5 by eta.
-    """
-    threshold, eta = np.float32(threshold), np.float32(eta)
-    kept: list[int] = []
-    for start in range(0, len(boxes), NMS_BLOCK):
-        block = boxes[start : start + NMS_BLOCK]
-        within = overlaps(block, block)
-        most = overlaps(block, boxes[kept]).max(1, initial=0)  # with any box kept so far
-        for i in range(len(block)):
-            if most[i] <= threshold:
-                kept.append(start + i)
-                np.maximum(most, within[i], out=most)
-                if eta < 1 and threshold > 0.5:
-                    threshold *= eta
-    return np.array(kept, np.intp)
 
 
 def best_first(scores: np.ndarray, count: int | None = None) -> np.ndarray:

@@ -6,6 +6,10 @@ import logging
 
 import numpy as np
 
+from caffelite.backend import to_host, xp
+from caffelite.backend.kernels import kernels
+from caffelite.backend.nms import suppressed_of_ssd
+from caffelite.blob import Blob
 from caffelite.layer import Layer, register
 from caffelite.layers.ssd import boxes
 from caffelite.layers.ssd.checks import check_predictions, errors_of
@@ -46,6 +50,7 @@ class DetectionOutput(Layer):
         self.threshold = (
             param.confidence_threshold if param.HasField("confidence_threshold") else np.finfo(np.float32).min
         )
+        self.checked = None
         self.top_k = nms.top_k if nms.HasField("top_k") and nms.top_k > -1 else None
         if param.visualize:
             log.warning("layer %r: visualize opens windows in the original; here it does nothing", self.name)
@@ -57,19 +62,10 @@ class DetectionOutput(Layer):
         top[0].reshape(1, 1, 1, 7)  # how many there are shows in the forward pass
 
     def forward(self, bottom, top):
-        param = self.options
-        location = bottom[0].data.reshape(self.images, self.priors, self.location_classes, 4)
-        confidence = bottom[1].data.reshape(self.images, self.priors, param.num_classes)
         with errors_of(self):
-            priors, variances = boxes.read_priors(bottom[2].data)
-            boxes.check_sizes(priors, param.code_type)
-        if param.variance_encoded_in_target:
-            variances = np.ones_like(variances)
-        found = [
-            self._detect(image, location[image], np.ascontiguousarray(confidence[image].T), priors, variances)
-            for image in range(self.images)
-        ]
-        rows = np.concatenate([np.empty((0, 7), np.float32), *found])  # the batch may be empty
+            self._check_priors(bottom[2])
+        rows = self._detect(*(blob.array for blob in bottom[:3]))
+        found = [rows[rows[:, 0] == image] for image in range(self.images)]
         if not len(rows):
             log.info("layer %r: couldn't find any detections", self.name)
             rows = np.full((self.images, 7), -1, np.float32)
@@ -81,28 +77,52 @@ class DetectionOutput(Layer):
                 for detections in found:
                     self.files.add(detections)
 
-    def _detect(self, image: int, location, scores, priors, variances) -> np.ndarray:
-        """Rows [detections, 7] of one image from location [P, classes of locations, 4] and scores [classes, P]."""
-        param, rows = self.options, [np.empty((0, 7), np.float32)]
-        for label in range(param.num_classes):
-            if label == param.background_label_id:
-                continue
-            candidates = np.flatnonzero(scores[label] > self.threshold)
-            candidates = candidates[boxes.best_first(scores[label, candidates], self.top_k)]
-            codes = location[candidates, 0 if param.share_location else label]
-            decoded = boxes.decode(codes, priors[candidates], variances[candidates], param.code_type)
-            self.expect(
-                not np.isnan(decoded).any(),
-                f"expected finite boxes, actual NaN for class {label} of image {image}: the net has diverged, or its "
-                "weights belong to another net",
+    def _check_priors(self, blob: Blob) -> None:
+        """Raise ValueError where priors are no boxes; what a GPU has computed is looked at once for every shape."""
+        if blob.at_hand or self.checked != blob.shape:
+            boxes.check_sizes(boxes.read_priors(blob.read())[0], self.options.code_type)
+            self.checked = blob.shape
+
+    def _detect(self, location, confidence, priors) -> np.ndarray:
+        """Rows [detections, 7] of all images, sorted by image, label and falling confidence, on the host."""
+        param, classes = self.options, self.options.num_classes
+        scores = xp.ascontiguousarray(confidence.reshape(self.images, self.priors, classes).transpose(0, 2, 1))
+        counts = to_host((scores > self.threshold).sum(axis=2))
+        if 0 <= param.background_label_id < classes:
+            counts[:, param.background_label_id] = 0
+        if self.top_k is not None:
+            counts = np.minimum(counts, self.top_k)
+        starts = np.concatenate([[0], counts.ravel().cumsum()]).astype(np.int32)
+        sets = np.repeat(np.arange(counts.size, dtype=np.int32), counts.ravel())
+        candidates, decoded = xp.empty(len(sets), np.int32), xp.empty((len(sets), 4), np.float32)
+        prior_boxes, variances = priors.reshape(priors.shape[0], 2, -1, 4)[0]
+        if param.variance_encoded_in_target:
+            variances = xp.ones_like(variances)
+        kernels("detection").detection_candidates(
+            scores.size, counts.size, self.priors, scores, self.threshold, xp.asarray(starts), candidates
+        )  # fmt: skip
+        kernels("detection").detection_boxes(
+            len(sets), self.priors, classes, self.location_classes, xp.asarray(sets), candidates, location, prior_boxes,
+            variances, param.code_type, decoded,
+        )  # fmt: skip
+        nms = param.nms_param
+        gone = to_host(suppressed_of_ssd(starts, decoded, nms.nms_threshold, nms.eta)).astype(bool)
+        confidences = to_host(scores.reshape(-1)[xp.asarray(sets) * self.priors + candidates])
+        return self._rows(sets, to_host(decoded), confidences, ~gone)
+
+    def _rows(self, sets, decoded, confidences, left) -> np.ndarray:
+        """The detections that are left, the best keep_top_k of each image."""
+        image, label = np.divmod(sets, self.options.num_classes)
+        wrong = np.isnan(decoded).any(axis=1)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise self.error(
+                f"expected finite boxes, actual NaN for class {label[at]} of image {image[at]}: the net has diverged, "
+                "or its weights belong to another net"
             )
-            kept = boxes.nms(decoded, param.nms_param.nms_threshold, param.nms_param.eta)
-            row = np.empty((len(kept), 7), np.float32)
-            row[:, 0], row[:, 1], row[:, 2] = image, label, scores[label, candidates[kept]]
-            row[:, 3:] = decoded[kept]
-            rows.append(row)
-        rows = np.concatenate(rows)
-        if -1 < param.keep_top_k < len(rows):
-            rows = rows[boxes.best_first(rows[:, 2], param.keep_top_k)]
-            rows = rows[np.argsort(rows[:, 1], kind="stable")]
-        return rows
+        most = self.options.keep_top_k
+        for k in range(self.images if most > -1 else 0):
+            of_image = np.flatnonzero(left & (image == k))
+            left[of_image] = False
+            left[of_image[boxes.best_first(confidences[of_image], most)]] = True
+        return np.column_stack([image, label, confidences, decoded])[left].astype(np.float32)

@@ -1,8 +1,10 @@
-"""Overlap, encoding, matching and suppression of SSD boxes against their definitions, written as plain loops."""
+"""Overlap, codes, matching and suppression of SSD boxes against their definitions, written as plain loops."""
 
 import numpy as np
 import pytest
 
+from caffelite.backend.kernels import kernels
+from caffelite.backend.nms import suppressed_of_ssd
 from caffelite.layers.ssd import boxes
 
 PRIORS = np.array([[0.1, 0.1, 0.3, 0.5], [0.25, 0.4, 0.75, 0.6], [-0.1, 0.5, 0.4, 1.2]], np.float32)
@@ -74,22 +76,55 @@ def test_inclusive_pixels_count_one_more_per_side():
     np.testing.assert_allclose(got, [[50 / 150, 1 / 199]], rtol=1e-6)
 
 
+def encoded(box, prior, variances, code_type):
+    """The codes of boxes [N, 4] against priors [N, 4], in float64."""
+    box, prior = np.float64(box), np.float64(prior)
+    size = np.tile(prior[:, 2:] - prior[:, :2], 2)
+    if code_type == boxes.CORNER:
+        return (box - prior) / variances
+    if code_type == boxes.CORNER_SIZE:
+        return (box - prior) / size / variances
+    offset = (box[:, :2] + box[:, 2:] - prior[:, :2] - prior[:, 2:]) / 2 / size[:, :2]
+    return np.hstack([offset, np.log((box[:, 2:] - box[:, :2]) / size[:, :2])]) / variances
+
+
 def test_codes_by_hand():
-    box = np.array([[0.2, 0.2, 0.4, 0.4]], np.float32)
-    prior, ones = np.array([[0.1, 0.1, 0.3, 0.5]], np.float32), np.ones((1, 4), np.float32)
-    corner = boxes.encode(box, prior, ones, boxes.CORNER)
-    np.testing.assert_allclose(corner, [[0.1, 0.1, 0.1, -0.1]], atol=1e-6)
-    corner_size = boxes.encode(box, prior, ones, boxes.CORNER_SIZE)
-    np.testing.assert_allclose(corner_size, [[0.5, 0.25, 0.5, -0.25]], atol=1e-6)
-    center_size = boxes.encode(box, prior, VARIANCES[:1], boxes.CENTER_SIZE)
+    box, prior, ones = np.array([[0.2, 0.2, 0.4, 0.4]]), np.array([[0.1, 0.1, 0.3, 0.5]]), np.ones((1, 4))
+    np.testing.assert_allclose(encoded(box, prior, ones, boxes.CORNER), [[0.1, 0.1, 0.1, -0.1]], atol=1e-6)
+    np.testing.assert_allclose(encoded(box, prior, ones, boxes.CORNER_SIZE), [[0.5, 0.25, 0.5, -0.25]], atol=1e-6)
+    center_size = encoded(box, prior, VARIANCES[:1], boxes.CENTER_SIZE)
     np.testing.assert_allclose(center_size, [[5, 0, 0, np.log(0.5) / 0.2]], atol=1e-5)
 
 
 @pytest.mark.parametrize("code_type", [boxes.CORNER, boxes.CENTER_SIZE, boxes.CORNER_SIZE])
-def test_decode_is_the_inverse_of_encode(code_type):
+def test_the_kernels_codes_are_those(code_type):
+    """A prediction of a box's own code is decoded to the box, and has no location loss."""
     box = random_boxes(np.random.default_rng(1), 3)
-    codes = boxes.encode(box, PRIORS, VARIANCES, code_type)
-    np.testing.assert_allclose(boxes.decode(codes, PRIORS, VARIANCES, code_type), box, atol=1e-6)
+    codes = np.float32(encoded(box, PRIORS, VARIANCES, code_type))
+    decoded = np.empty((1, 3, 4), np.float32)
+    kernels("multibox").multibox_decode(3, 3, 1, codes, PRIORS, VARIANCES, code_type, decoded)
+    np.testing.assert_allclose(decoded[0], box, atol=1e-6)
+    found, labels, losses = np.arange(3, dtype=np.int32), np.zeros(3, np.int32), np.empty(3, np.float32)
+    for predicted, expected in ((codes, 0), (codes + np.float32([1, 0, -2, 0]), 2.5)):
+        kernels("multibox").multibox_location(
+            3, 3, 1, 0, found, labels, PRIORS, VARIANCES, box, predicted, code_type, 0, 0, 0, 1, losses
+        )  # fmt: skip
+        np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-10)
+
+
+def matched(overlap, per_prediction, threshold):
+    """What the kernels match, from overlaps [objects, priors]."""
+    objects, priors = overlap.shape
+    starts, found = np.array([0, objects], np.int32), np.empty((1, priors), np.int32)
+    overlap, everywhere = np.ascontiguousarray(overlap, np.float32), np.zeros((priors, 4), np.float32)
+    nearest, strongest = np.empty(objects, np.int32), np.empty((1, priors), np.float32)
+    k = kernels("multibox")
+    k.multibox_bipartite(32, 1, priors, starts, overlap, nearest, found)
+    k.multibox_per_prediction(
+        priors, priors, starts, overlap, everywhere, 0, 0, int(per_prediction), threshold, found, strongest
+    )  # fmt: skip
+    np.testing.assert_array_equal(strongest[0], overlap.max(0, initial=0))
+    return found[0].tolist()
 
 
 @pytest.mark.parametrize("per_prediction", [False, True])
@@ -97,27 +132,29 @@ def test_decode_is_the_inverse_of_encode(code_type):
 def test_matches_are_the_greedy_ones(seed, per_prediction):
     generator = np.random.default_rng(seed)
     overlap = boxes.overlaps(random_boxes(generator, 1 + seed), random_boxes(generator, 40))
-    np.testing.assert_array_equal(
-        boxes.match(overlap, per_prediction, 0.3), plain_match(overlap, per_prediction, np.float32(0.3))
-    )
+    assert matched(overlap, per_prediction, 0.3) == plain_match(overlap, per_prediction, np.float32(0.3))
 
 
 def test_equal_overlaps_go_to_the_lowest_prior_and_then_the_lowest_object():
     overlap = np.array([[0, 0.5, 0.5], [0, 0.5, 0.5]], np.float32)
-    np.testing.assert_array_equal(boxes.match(overlap, False, 0.5), [-1, 0, 1])
-    assert plain_match(overlap, False, 0.5) == [-1, 0, 1]
+    assert matched(overlap, False, 0.5) == plain_match(overlap, False, 0.5) == [-1, 0, 1]
 
 
 def test_more_objects_than_priors_and_no_objects():
-    np.testing.assert_array_equal(boxes.match(np.float32([[0.9], [0.8], [0]]), True, 0.5), [0])
-    np.testing.assert_array_equal(boxes.match(np.empty((0, 3), np.float32), True, 0.5), [-1, -1, -1])
+    assert matched(np.float32([[0.9], [0.8], [0]]), True, 0.5) == [0]
+    assert matched(np.empty((0, 3), np.float32), True, 0.5) == [-1, -1, -1]
 
 
 @pytest.mark.parametrize(("threshold", "eta"), [(0.45, 1.0), (0.9, 0.8), (0.0, 1.0)])
-@pytest.mark.parametrize("count", [0, 1, 60, 2 * boxes.NMS_BLOCK + 7])
+@pytest.mark.parametrize("count", [0, 1, 60, 519])
 def test_suppression_keeps_what_no_kept_box_overlaps(count, threshold, eta):
     found = random_boxes(np.random.default_rng(count), count)
-    np.testing.assert_array_equal(boxes.nms(found, threshold, eta), plain_nms(found, threshold, eta))
+    kept = plain_nms(found, threshold, eta)
+    others = random_boxes(np.random.default_rng(count + 1), 20)
+    starts = np.array([0, 0, 20, 20 + count], np.int32)
+    gone = suppressed_of_ssd(starts, np.concatenate([others, found]), threshold, eta)
+    np.testing.assert_array_equal(np.flatnonzero(gone[:20] == 0), plain_nms(others, threshold, eta))
+    np.testing.assert_array_equal(np.flatnonzero(gone[20:] == 0), kept)
 
 
 def test_order_of_equal_scores_is_stable_with_and_without_a_limit():
