@@ -191,8 +191,10 @@ def torch_training(name: str, rng: np.random.Generator, device: str = "cpu"):
         optimizer.zero_grad()
         blobs = run(image, boxes)
         box_loss = F.smooth_l1_loss(weights * blobs["bbox_pred"], weights * targets, reduction="sum") / 128
-        (F.cross_entropy(blobs["cls_score"], labels) + box_loss).backward()
+        loss = F.cross_entropy(blobs["cls_score"], labels) + box_loss
+        loss.backward()
         optimizer.step()
+        loss.item()  # as a training reads it
 
     return step
 

@@ -27,7 +27,7 @@ from caffelite.layers.convolution import Convolution
 from caffelite.operations import multiply_adds
 from detection.boxes import nms_groups
 
-ALGORITHMS = {cc.FORWARD: range(8), cc.DATA: range(6), cc.FILTER: range(8)}
+ALGORITHMS = {cc.FORWARD: range(8), cc.DATA: range(6), cc.FILTER: range(7)}
 UNSTEADY = {cc.FORWARD: (), cc.DATA: (0,), cc.FILTER: (0, 3)}  # cuDNN's numbers of what adds atomically
 
 
@@ -44,19 +44,21 @@ def convolutions(net, tf32: bool, repeats: int) -> None:
         dx, dw, dy = xp.empty_like(x), xp.zeros_like(w), xp.ones_like(y)
         plan = cc._plan(layer.engine, x, w, y)
         flops = 2 * multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
-        for kind, arguments in ((cc.FORWARD, (x, w, y)), (cc.DATA, (w, dy, dx)), (cc.FILTER, (x, dy, dw))):
+        products = {cc.FORWARD: (x, w, y)}
+        if net.layer_need_backward[i]:
+            products |= {cc.DATA: (w, dy, dx), cc.FILTER: (x, dy, dw)}
+        for kind, arguments in products.items():
             factor = cc.ONE if kind == cc.FILTER else cc.ZERO
             plan.run(kind, *arguments, factor)
             key = kind, tf32, True
             kept, times = plan.algorithms[key], {}
-            for number in ALGORITHMS[kind]:
-                for algorithm in plan._usable(kind, number, kind_of_math):
-                    plan.algorithms[key] = [algorithm]
-                    if plan.run(kind, *arguments, factor):
-                        run = lambda: plan.run(kind, *arguments, factor)  # noqa: B023, E731 called at once
-                        times[number] = gpu.seconds(run, repeats, 1)
+            for algorithm in plan._usable(kind, [(number, kind_of_math) for number in ALGORITHMS[kind]]):
+                plan.algorithms[key] = cc.Candidates(iter([algorithm]))
+                if plan.run(kind, *arguments, factor):
+                    run = lambda: plan.run(kind, *arguments, factor)  # noqa: B023, E731 called at once
+                    times[algorithm.number] = gpu.seconds(run, repeats, 1)
             plan.algorithms[key] = kept
-            chosen = kept[0].number if kept else None
+            chosen = kept.first and kept.first.number
             steady = [taken for number, taken in times.items() if number not in UNSTEADY[kind]]
             if chosen not in times or not steady:
                 print(f"{layer.name:12} {kind:15} no algorithm")

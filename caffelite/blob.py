@@ -73,6 +73,14 @@ class Memory:
             return self._host
         return self._device.get() if self._newest == "device" else self.host()
 
+    def overwrite(self) -> None:
+        """Drop the numbers: the host is about to write others."""
+        self.initial = None
+        if self._newest == "device":
+            self._newest = "host"
+            if self._host is None:
+                self._host = transfer.host_zeros(self.size)
+
     def put(self, values: np.ndarray, device) -> None:
         """Take the first numbers from a device array, of which `values` is a host's copy."""
         if self._device is None:
@@ -150,8 +158,8 @@ class Blob:
             self.diff_memory.initial = lambda flat: flat.fill(value)
 
     def assign(self, values: np.ndarray) -> None:
-        """Set the data, broadcasting `values`; a fill that is still due is dropped."""
-        self.data_memory.initial = None
+        """Set the data, broadcasting `values`; a fill that is still due is dropped, and what a GPU has computed."""
+        self.data_memory.overwrite()
         self.data[...] = values
 
     def put(self, values: np.ndarray, device=None) -> None:

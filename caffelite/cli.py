@@ -164,7 +164,7 @@ def test(options) -> None:
     for i in range(options.iterations):
         total += net._forward(0, len(net.layers) - 1)
         for name in net.outputs:
-            values = net.blobs[name].data.astype(np.float64)
+            values = net.blobs[name].read().astype(np.float64)
             print(f"Batch {i}, {name} = {_numbers(values)}")
             sums[name] = sums.get(name, 0) + values
     print(f"Loss: {total / options.iterations:.6g}")

@@ -117,7 +117,7 @@ class Net:
         outputs = self._wanted(self.outputs if end is None else self.top_names[end], blobs)
         self._feed(inputs)
         self._forward(first, last)
-        return {name: self.blobs[name].data for name in outputs}
+        return {name: self.blobs[name].read() for name in outputs}
 
     def _forward(self, first: int, last: int) -> float:
         """Run layers first..last by index; returns the objective: the sum of loss weight times top."""
@@ -162,7 +162,7 @@ class Net:
                 self._check_batch(name, diff)
                 self.blobs[name].diff[...] = diff
         self._backward(last, first)
-        return {name: self.blobs[name].diff for name in outputs}
+        return {name: self.blobs[name].read_diff() for name in outputs}
 
     def _backward(self, last: int, first: int) -> None:
         """Run layers last..first (by index) backward."""
@@ -250,7 +250,7 @@ class Net:
         layers whose shapes differ. Raises WeightsError, FileFormatError.
         """
         if isinstance(source, Net):
-            layers = [(n, [b.data for b in layer.blobs]) for n, layer in zip(source._layer_names, source.layers)]
+            layers = [(n, [b.read() for b in layer.blobs]) for n, layer in zip(source._layer_names, source.layers)]
             return copy_weights(self, source.file, layers, strict, skip_mismatched)
         path = os.fspath(source)
         return copy_weights(self, path, weight_files.read_weights(path), strict, skip_mismatched)
@@ -322,21 +322,21 @@ class Net:
 
     def _log_forward(self, i: int) -> None:
         for k in self._tops[i]:
-            self._log_mean("Forward", i, f"top blob {self._blob_names[k]}", "data", self._blobs[k].data)
+            self._log_mean("Forward", i, f"top blob {self._blob_names[k]}", "data", self._blobs[k].read())
         for k, blob in enumerate(self.layers[i].blobs):
-            self._log_mean("Forward", i, f"param blob {k}", "data", blob.data)
+            self._log_mean("Forward", i, f"param blob {k}", "data", blob.read())
 
     def _log_backward(self, i: int) -> None:
         for k, need in zip(self._bottoms[i], self.bottom_need_backward[i]):
             if need:
-                self._log_mean("Backward", i, f"bottom blob {self._blob_names[k]}", "diff", self._blobs[k].diff)
+                self._log_mean("Backward", i, f"bottom blob {self._blob_names[k]}", "diff", self._blobs[k].read_diff())
         for k, blob in enumerate(self.layers[i].blobs):
             if self.layers[i].param_propagate_down[k]:
-                self._log_mean("Backward", i, f"param blob {k}", "diff", blob.diff)
+                self._log_mean("Backward", i, f"param blob {k}", "diff", blob.read_diff())
 
     def _log_params(self) -> None:
         blobs = [p.blob for p in self.learnable_params]
-        data, diff = [b.data for b in blobs], [b.diff for b in blobs if b.diff_memory.allocated]
+        data, diff = [b.read() for b in blobs], [b.read_diff() for b in blobs if b.diff_memory.allocated]
         l1 = (sum(float(np.abs(values).sum(dtype=np.float64)) for values in of) for of in (data, diff))
         l2 = (math.sqrt(sum(float(np.square(values, dtype=np.float64).sum()) for values in of)) for of in (data, diff))
         text = "    [Backward] All net params (data, diff): L1 norm = (%.6g, %.6g); L2 norm = (%.6g, %.6g)"

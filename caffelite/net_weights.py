@@ -115,7 +115,7 @@ def weight_entries(net, write_diff: bool, owned_only: bool = False):
         yield (
             message,
             [
-                (None if owned_only and id(b) not in owned else b.data, b.diff if write_diff else None)
+                (None if owned_only and id(b) not in owned else b.read(), b.read_diff() if write_diff else None)
                 for b in layer.blobs
             ],
         )

@@ -126,7 +126,7 @@ def _import_cupy():
     )
     try:
         import cupy
-    except ImportError as e:
+    except (ImportError, OSError) as e:  # it also makes a folder for its kernels ($CUPY_CACHE_DIR)
         raise BackendError(f"a GPU was asked for, but CuPy cannot be imported ({e}); {way_out}") from e
     try:
         count = cupy.cuda.runtime.getDeviceCount()

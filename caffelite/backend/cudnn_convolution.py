@@ -17,7 +17,7 @@ from caffelite.backend.convolution import Convolution, Im2col, lift
 from caffelite.errors import BackendError
 
 LARGEST_WORKSPACE = 2**32  # bytes, and no more than an eighth of the device
-PLANS = 4096  # images come in many shapes: the plans of so many are kept
+PLANS = 2**14  # images come in many shapes: so many plans are kept, one for each shape of a layer
 FORWARD, DATA, FILTER = "Forward", "BackwardData", "BackwardFilter"
 # algorithms that are deterministic and take any shape: IMPLICIT_PRECOMP_GEMM, ALGO_1, ALGO_1
 SAFE = {FORWARD: 1, DATA: 1, FILTER: 1}
@@ -97,6 +97,18 @@ class Algorithm(NamedTuple):
     math: int
 
 
+class Candidates:
+    """Algorithms, the best first; the next one is looked for when the one before it has failed."""
+
+    def __init__(self, algorithms: Iterator[Algorithm]):
+        self._rest = algorithms
+        self.first: Algorithm | None = next(algorithms, None)
+
+    def drop(self) -> None:
+        """Go on to the next one."""
+        self.first = next(self._rest, None)
+
+
 class Plan:
     """One convolution for one shape: its descriptors, and for each of its three products the algorithms to try."""
 
@@ -115,7 +127,7 @@ class Plan:
         )
         library.cudnnSetConvolutionGroupCount(self.convolution.value, groups)
         self.bias = _tensor(context, (1, y_shape[1], *(1,) * len(pad)))
-        self.algorithms: dict[tuple, list[Algorithm]] = {}
+        self.algorithms: dict[tuple, Candidates] = {}
 
     def output_shape(self, axes: int) -> tuple[int, ...]:
         """(N, O, *spatial) of the output, as cuDNN has it."""
@@ -129,11 +141,11 @@ class Plan:
         """out = product(a, b) + factor * out; False where cuDNN has no algorithm for it."""
         key = kind, backend.tf32_allowed(), backend.deterministic()
         if key not in self.algorithms:
-            self.algorithms[key] = list(self._choose(*key, a, b, out))
+            self.algorithms[key] = Candidates(self._usable(kind, self._ranked(*key, a, b, out)))
         algorithms, library = self.algorithms[key], self.library
         first, second, third = self._order(kind)
-        while algorithms:
-            algorithm = algorithms[0]
+        while algorithms.first:
+            algorithm = algorithms.first
             library.cudnnSetConvolutionMathType(self.convolution.value, algorithm.math)
             try:
                 # back in CuPy's pool on return: what takes it next runs on the same stream, so after this
@@ -147,15 +159,16 @@ class Plan:
             except cudnn.CudnnError as e:
                 if not e.unsupported:
                     raise
-                algorithms.pop(0)
+                algorithms.drop()
             except MemoryError:
-                if len(algorithms) == 1:
+                algorithms.drop()
+                if not algorithms.first:
+                    algorithms.first = algorithm
                     raise
                 log.warning(
                     "no room on the GPU for %d MiB of scratch memory: a convolution takes its next best algorithm, "
                     "which may round otherwise", algorithm.workspace >> 20,
                 )  # fmt: skip
-                algorithms.pop(0)
         return False
 
     def workspace(self, kinds: Sequence[str]) -> int:
@@ -165,8 +178,9 @@ class Plan:
         keys = [(kind, backend.tf32_allowed(), True) for kind in kinds]
         for key in keys:
             if key not in self.algorithms:
-                self.algorithms[key] = list(self._choose(*key, None, None, None))
-        return max((self.algorithms[key][0].workspace for key in keys if self.algorithms[key]), default=0)
+                self.algorithms[key] = Candidates(self._usable(key[0], self._ranked(*key, None, None, None)))
+        first = [self.algorithms[key].first for key in keys]
+        return max((algorithm.workspace for algorithm in first if algorithm), default=0)
 
     def add_bias(self, bias, y) -> None:
         """y += bias, one number per channel."""
@@ -179,8 +193,9 @@ class Plan:
         x, w, y = self.x.value, self.w.value, self.y.value
         return {FORWARD: (x, w, y), DATA: (w, y, x), FILTER: (x, y, w)}[kind]
 
-    def _choose(self, kind: str, tf32: bool, deterministic: bool, a, b, out) -> Iterator[Algorithm]:
-        """Algorithms that may be used, fastest first: by cuDNN's heuristics, or measured where bits may differ."""
+    def _ranked(self, kind: str, tf32: bool, deterministic: bool, a, b, out) -> list[tuple[int, int]]:
+        """Numbers and math types of the algorithms that may be used, fastest first: by cuDNN's heuristics, or measured
+        where bits may differ."""
         library, descriptor = self.library, self.convolution.value
         first, second, third = self._order(kind)
         found, count = (cudnn.Performance * MOST_ALGORITHMS)(), c_int()
@@ -200,30 +215,31 @@ class Plan:
         except cudnn.CudnnError as e:
             if not e.unsupported:
                 raise
+        ranked = []
         for entry in found[: count.value]:
             exact = entry.math in (cudnn.DEFAULT_MATH, cudnn.FMA_MATH)
             if entry.status or (deterministic and entry.determinism != cudnn.DETERMINISTIC):
                 continue
             if entry.math == cudnn.MATH_OF_HALVES or not (tf32 or exact):
                 continue
-            yield from self._usable(kind, entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH)
-        yield from self._usable(kind, SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)
+            ranked.append((entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH))
+        return [*ranked, (SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)]
 
-    def _usable(self, kind: str, number: int, math_type: int) -> Iterator[Algorithm]:
-        """The algorithm, if it supports this shape within the limit of scratch memory."""
+    def _usable(self, kind: str, ranked: Sequence[tuple[int, int]]) -> Iterator[Algorithm]:
+        """Those of the algorithms that support this shape within the limit of scratch memory."""
         first, second, third = self._order(kind)
-        size = c_size_t()
-        self.library.cudnnSetConvolutionMathType(self.convolution.value, math_type)
-        try:
-            getattr(self.library, f"cudnnGetConvolution{kind}WorkspaceSize")(
-                self.context.handle(), first, second, self.convolution.value, third, number, byref(size)
-            )
-        except cudnn.CudnnError as e:
-            if not e.unsupported:
-                raise
-            return
-        if size.value <= self.context.workspace_limit:
-            yield Algorithm(number, size.value, math_type)
+        for number, math_type in ranked:
+            size = c_size_t()
+            self.library.cudnnSetConvolutionMathType(self.convolution.value, math_type)
+            try:
+                getattr(self.library, f"cudnnGetConvolution{kind}WorkspaceSize")(
+                    self.context.handle(), first, second, self.convolution.value, third, number, byref(size)
+                )
+            except cudnn.CudnnError as e:  # of whatever kind: another algorithm will do
+                log.debug("%s", e)
+                continue
+            if size.value <= self.context.workspace_limit:
+                yield Algorithm(number, size.value, math_type)
 
 
 def _plan(convolution: Convolution, x, w, y) -> Plan:

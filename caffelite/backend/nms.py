@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from caffelite import backend
@@ -49,11 +51,18 @@ def suppressed_of_ssd(starts: np.ndarray, boxes, threshold: float, eta: float):
 
 def _on_gpu(starts: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
     n, groups, words = boxes.shape[1], len(starts) - 1, _words(starts)
-    starts, group_of, boxes = map(xp.asarray, (starts, _group_of(starts), boxes))
-    overlaps, flags = xp.empty(n * words, np.uint32), xp.empty(n, np.uint8)
-    kernels("nms").nms_overlaps(n * words, n, words, starts, group_of, boxes, threshold, overlaps)
-    _sweep(starts, overlaps, groups, words, flags)
-    return flags.get()
+    with _stream(xp.cuda.runtime.getDevice()):  # so that it need not wait for a net that is computing
+        starts, group_of, boxes = map(xp.asarray, (starts, _group_of(starts), boxes))
+        overlaps, flags = xp.empty(n * words, np.uint32), xp.empty(n, np.uint8)
+        kernels("nms").nms_overlaps(n * words, n, words, starts, group_of, boxes, threshold, overlaps)
+        _sweep(starts, overlaps, groups, words, flags)
+        return flags.get()
+
+
+@functools.cache
+def _stream(device: int):
+    """The stream for suppression on a device, which is current."""
+    return xp.cuda.Stream(non_blocking=True)
 
 
 def _sweep(starts, overlaps, groups: int, words: int, flags) -> None:

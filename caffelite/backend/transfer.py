@@ -12,6 +12,7 @@ from caffelite.backend import xp
 
 LARGE = range(2**18, 2**24)  # numbers of float32 for which page-locked memory pays: batches of images
 ALIGNED = 64  # numbers of float32: arrays of a batch begin where a GPU reads fastest
+MOST = 2**27  # numbers of float32 in memory for batches, of one Staging; what does not fit is copied when it is taken
 
 
 def host_zeros(size: int) -> np.ndarray:
@@ -56,6 +57,7 @@ class Staging:
         self.device = xp.cuda.Device() if backend.on_gpu() else None
         self._stream = xp.cuda.Stream(non_blocking=True) if self.device else None
         self._free: list[_Slot] = []
+        self._size = 0  # of all slots
         self._lock = Lock()
 
     def stage(self, arrays: Sequence[np.ndarray]) -> Staged:
@@ -68,23 +70,34 @@ class Staging:
             return Staged(self, arrays, None)
         with self.device:  # of threads each has its own
             slot = self._slot(sum(map(_room, arrays)))
-            slot.fill(arrays, self._stream)
+            if slot is not None:
+                slot.fill(arrays, self._stream)
         return Staged(self, arrays, slot)
 
-    def _slot(self, size: int) -> _Slot:
+    def _slot(self, size: int) -> _Slot | None:
+        """Memory for so many numbers; None where there would be too much of it."""
+        size = 1 << (size - 1).bit_length()  # few sizes: CuPy uses page-locked memory again for the same size only
         with self._lock:
             slot = self._free.pop() if self._free else None
+            grown = size if slot is None else max(0, size - slot.size)
+            if self._size + grown > MOST:
+                self._free += [slot] if slot else []
+                return None
+            self._size += grown
         if slot is not None:
-            slot.taken.synchronize()
-        if slot is None or slot.size < size:
-            # memory of this stream's part of CuPy's pool: that of another stream may still be in use there
-            with self._stream:
-                slot = _Slot(size)
+            slot.free_after.synchronize()
+        if grown:
+            try:
+                # memory of this stream's part of CuPy's pool: that of another stream may still be in use there
+                with self._stream:
+                    slot = _Slot(size)
+            except BaseException:
+                self._size -= size
+                raise
         return slot
 
     def give_back(self, slot: _Slot) -> None:
-        """The batch in this memory is copied out of it by what the current stream has been given so far."""
-        xp.cuda.get_current_stream().record(slot.taken)
+        """Use this memory for another batch, when it is free."""
         with self._lock:
             self._free.append(slot)
 
@@ -98,19 +111,22 @@ class Staged:
     def __enter__(self) -> list[tuple]:
         here = backend.on_gpu() and self._slot is not None and xp.cuda.Device().id == self._staging.device.id
         if not here:
-            self._slot = None
             return [(values, None) for values in self._arrays]
         xp.cuda.get_current_stream().wait_event(self._slot.ready)
+        self._slot.free_after = self._slot.taken
         return list(zip(self._arrays, self._slot.views(self._arrays)))
 
     def __exit__(self, *error) -> None:
         if self._slot is not None:
+            if self._slot.free_after is self._slot.taken:
+                xp.cuda.get_current_stream().record(self._slot.taken)
             self._staging.give_back(self._slot)
             self._slot = None
 
 
 class _Slot:
-    """Memory for a batch on both sides. `ready`: the device has the numbers; `taken`: it has copied them elsewhere."""
+    """Memory for a batch on both sides. `ready`: the device has the numbers; `taken`: it has copied them elsewhere, and
+    the memory is free; if nobody wants them, it is so when they are ready."""
 
     def __init__(self, size: int):
         self.size = size
@@ -124,6 +140,7 @@ class _Slot:
             at += _room(values)
         self._device.data.copy_from_host_async(self._host.ctypes.data, 4 * at, stream)
         stream.record(self.ready)
+        self.free_after = self.ready
 
     def views(self, arrays: Sequence[np.ndarray]) -> list:
         """The device's copies of the arrays."""

@@ -11,6 +11,9 @@ DEVICE Scale softmax_scale(const float* x, const int channels, const int spatial
   return scale;
 }
 
+/* max would drop NaN on a GPU, and a loss that is not a number would not show */
+DEVICE float at_least(const float value, const float least) { return value < least ? least : value; }
+
 KERNEL(softmax_forward)(const int n, const float* x, const int channels, const int spatial, float* y) {
   KERNEL_LOOP(i, n) {
     const int at = i / spatial * channels * spatial + i % spatial;
@@ -44,7 +47,7 @@ KERNEL(softmax_loss_forward)(const int n, const float* x, const int* classes, co
     if (classes[i] >= 0) {
       const float* scores = x + i / spatial * channels * spatial + i % spatial;
       const Scale scale = softmax_scale(scores, channels, spatial);
-      loss = -logf(max(expf(scores[classes[i] * spatial] - scale.most) / scale.sum, FLT_MIN));
+      loss = -logf(at_least(expf(scores[classes[i] * spatial] - scale.most) / scale.sum, FLT_MIN));
     }
     losses[i] = loss;
   }
@@ -77,7 +80,7 @@ KERNEL(infogain_loss_forward)(const int n, const float* x, const int* classes, c
       const Scale scale = softmax_scale(scores, channels, spatial);
       for (int c = 0; c < channels; ++c)
         loss -= gain[classes[i] * channels + c] *
-                logf(max(expf(scores[c * spatial] - scale.most) / scale.sum, least));
+                logf(at_least(expf(scores[c * spatial] - scale.most) / scale.sum, least));
     }
     losses[i] = loss;
   }

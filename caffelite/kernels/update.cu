@@ -75,3 +75,12 @@ KERNEL(adam)(const int n, float* w, float* diff, float* mean, float* square, con
     w[i] -= diff[i];
   }
 }
+
+/* sums of squares of `part` elements each */
+KERNEL(squares)(const int n, const int count, const int part, const float* x, double* sums) {
+  KERNEL_LOOP(i, n) {
+    double sum = 0.0;
+    for (int k = i * part, end = k + min(part, count - k); k < end; ++k) sum += (double)x[k] * (double)x[k];
+    sums[i] = sum;
+  }
+}

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from caffelite import proto
-from caffelite.backend import random, xp
+from caffelite.backend import random
 from caffelite.blob import Blob
 from caffelite.errors import CaffeliteError, SolverError
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.proto import weights as weight_files
 from caffelite.solver import policies
-from caffelite.solver.updates import RULES
+from caffelite.solver.updates import RULES, norm
 
 log = logging.getLogger("caffelite")
 MAX_ITER = 2**31 - 1  # what a .solverstate can hold
@@ -106,14 +106,14 @@ class Solver:
                 self.net.pass_state.number = self.iter * p.iter_size + k
                 objective = self.net.launch()
                 self.net._backward(len(self.net.layers) - 1, 0)
-                loss += float(objective)  # behind the backward pass, for which a GPU then need not wait
                 for _, _, on_pass in self._callbacks:
                     on_pass()
+                loss += float(objective)  # last: until here a GPU has been given all its work
             loss /= p.iter_size
             self._smooth(loss)
             if display:
                 log.info("Iteration %d, loss = %.6g", self.iter, self.smoothed_loss)
-                self._log_outputs(self.net, [self.net.blobs[n].data.ravel() for n in self.net.outputs], "Train")
+                self._log_outputs(self.net, [self.net.blobs[n].read().ravel() for n in self.net.outputs], "Train")
             answers = [on_gradients_ready() for _, on_gradients_ready, _ in self._callbacks]
             if any(isinstance(answer, str) and answer == "skip" for answer in answers):
                 self.last_rate = self.lr
@@ -172,15 +172,11 @@ class Solver:
         limit = self.param.clip_gradients
         if limit < 0:
             return 1.0
-        squares = 0.0
-        for q in self.net.learnable_params:
-            if q.blob.diff_memory.allocated:
-                squares += float(xp.sum(xp.square(q.blob.gradient, dtype=np.float64)))
-        norm = math.sqrt(squares)
-        if norm <= limit:
+        length = norm([q.blob for q in self.net.learnable_params if q.blob.diff_memory.allocated])
+        if length <= limit:
             return 1.0
-        log.info("Gradient clipping: scaling down gradients (L2 norm %.6g > %g) by %.6g", norm, limit, limit / norm)
-        return limit / norm
+        log.info("Gradient clipping: scaling down gradients (L2 norm %.6g > %g) by %.6g", length, limit, limit / length)
+        return limit / length
 
     def add_callback(self, on_start, on_gradients_ready, on_pass=lambda: None) -> None:
         """Call on_start() before each iteration, on_pass() after each forward and backward pass, of which an iteration
@@ -234,7 +230,7 @@ class Solver:
                 log.info("Test interrupted.")
                 return {}
             loss += net._forward(0, len(net.layers) - 1)
-            values = [net.blobs[n].data.astype(np.float64) for n in net.outputs]
+            values = [net.blobs[n].read().astype(np.float64) for n in net.outputs]
             sums = [a + b for a, b in zip(sums, values)] if sums else values
         means = [s / p.test_iter[k] for s in sums]
         if p.test_compute_loss:
@@ -251,7 +247,7 @@ class Solver:
         stem = f"{p.snapshot_prefix}_iter_{self.iter}"
         model, state = (f"{stem}{suffix}{'.h5' if hdf5 else ''}" for suffix in (".caffemodel", ".solverstate"))
         (self.net.save_hdf5 if hdf5 else self.net.save)(model, p.snapshot_diff)
-        weight_files.write_solverstate(state, self.iter, model, self.current_step, [b.data for b in self.history])
+        weight_files.write_solverstate(state, self.iter, model, self.current_step, [b.read() for b in self.history])
         self._snapshot_at = self.iter
         log.info("Snapshot: %s and %s", model, state)
         return model, state

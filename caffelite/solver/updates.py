@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
+
+from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.errors import SolverError
+
+PART = 256  # elements whose squares one thread adds up
+
+
+def norm(blobs: Sequence[Blob]) -> float:
+    """The L2 norm of the blobs' diffs together."""
+    totals = [xp.zeros((), np.float64)]
+    for blob in blobs:
+        sums = xp.empty(-(-blob.count // PART), np.float64)
+        kernels("update").squares(sums.size, blob.count, PART, blob.gradient.ravel(), sums)
+        totals.append(sums.sum())
+    return math.sqrt(float(xp.stack(totals).sum()))
 
 
 class SGD:

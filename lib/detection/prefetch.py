@@ -22,7 +22,7 @@ class Prefetcher:
 
     def __init__(self, load: Callable[[Any], Any], items: Iterable[Any]):
         threads = min(cores(), MOST_THREADS) if backend.on_gpu() else THREADS_BESIDE_CPU
-        self.ahead = 2 * threads
+        self.ahead = threads + 2
         self._load, self._items = load, iter(items)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
         self._pending: deque = deque()

@@ -83,6 +83,17 @@ def test_larger_batches_get_larger_memory():
     assert_holds(taken(staging.stage(batch)), batch)
 
 
+def test_what_would_take_too_much_memory_is_copied_when_it_is_taken(monkeypatch):
+    monkeypatch.setattr(transfer, "MOST", 2**20)
+    staging, batches = Staging(), [arrays() for _ in range(3)]
+    staged = [staging.stage(batch) for batch in batches]
+    assert [one._slot is None for one in staged] == [False, True, True]
+    for one, batch in zip(staged, batches):
+        assert_holds(taken(one), batch)
+    assert len(staging._free) == 1 and staging._size == 2**20
+    assert staging.stage([np.ones(2**20 + 1)])._slot is None and len(staging._free) == 1
+
+
 def test_threads_stage_for_the_device_that_was_chosen():
     if backend.xp.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("needs two GPUs")
@@ -101,6 +112,7 @@ def test_a_batch_outlives_a_change_of_mode():
     staged = Staging().stage(batch)
     backend.set_mode_cpu()
     assert_holds(taken(staged), batch)
+    assert len(staged._staging._free) == 1
     staged = Staging().stage(batch)
     backend.set_mode_gpu()
     assert_holds(taken(staged), batch)

@@ -101,7 +101,8 @@ cudnnStatus_t list(const char* how, const void* convolution, int most, int* coun
 
 cudnnStatus_t workspace(int algorithm, size_t* size) {
   const Offer* o = offer(algorithm);
-  if (refuses_all || !o || !o->query) return (cudnnStatus_t)UNSUPPORTED;
+  if (!o) return (cudnnStatus_t)BAD; /* there is no such algorithm */
+  if (refuses_all || !o->query) return (cudnnStatus_t)UNSUPPORTED;
   *size = o->memory;
   return (cudnnStatus_t)0;
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caffelite import backend
-from caffelite.backend import cudnn, cudnn_convolution, kernels
+from caffelite.backend import cudnn, cudnn_convolution, kernels, nms
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -28,7 +28,13 @@ def cudnn_file(tmp_path_factory) -> Path:
 
 def forget() -> None:
     """Drop what was compiled, opened and planned for a GPU."""
-    for cached in (kernels.kernels, cudnn.library, cudnn_convolution._cached_plan, cudnn_convolution._tensor):
+    for cached in (
+        kernels.kernels,
+        cudnn.library,
+        cudnn_convolution._cached_plan,
+        cudnn_convolution._tensor,
+        nms._stream,
+    ):
         cached.cache_clear()
     cudnn_convolution._local.__dict__.clear()
 

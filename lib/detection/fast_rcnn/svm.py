@@ -183,7 +183,7 @@ class SvmTrainer:
         if entry["flipped"]:
             image = np.ascontiguousarray(image[:, ::-1])
         scores, _ = im_detect(self.net, image, entry["boxes"][rows])
-        return scores, self.features.data.reshape(len(rows), -1)
+        return scores, self.features.read().reshape(len(rows), -1)
 
     def _feature_scale(self) -> float:
         """What makes the mean norm of the features `feature_norm`."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from caffelite.backend import xp
+from caffelite.backend import to_host, xp
 from caffelite.errors import CaffeliteError
 from detection.config import cfg
 
@@ -60,18 +60,16 @@ class Watch:
             blob.array[...] = values
 
     def _passed(self) -> None:
-        terms = {
-            name: weight * float(self.net.blobs[name].read().sum())
-            for name, weight in self.net.blob_loss_weights.items()
-            if weight
-        }
+        weights = {name: weight for name, weight in self.net.blob_loss_weights.items() if weight}
+        *sums, self._gradients = self._sums(weights)
+        terms = {name: weight * value for (name, weight), value in zip(weights.items(), sums)}
         self._passes.append(terms)
         if self._problem is None and not math.isfinite(sum(terms.values())):
             self.take_back_statistics()  # else bad values in a layer would be told as those of its weights
             self._problem = self._text("the loss is not finite", terms, self._first_blob())
 
     def _may_update(self) -> str | None:
-        if self._problem is None and not self._sum_of_gradients_is_finite():
+        if self._problem is None and not math.isfinite(self._gradients):
             culprit = self._first_gradient()
             if culprit:
                 self._problem = self._text("a gradient is not finite", self._passes[-1], culprit)
@@ -97,11 +95,14 @@ class Watch:
             f"iteration {self.solver.iter}: {what} ({losses}). {culprit}. Images of the minibatch: {images}. {ADVICE}"
         )
 
-    def _sum_of_gradients_is_finite(self) -> bool:
-        """False also where finite numbers have a sum that is not: it is cheap, and the exact look comes after it."""
+    def _sums(self, names: Iterable[str]) -> list[float]:
+        """The sum of each of these blobs, then that of all gradients, which may be infinite where they are not: it is
+        cheap, and an exact look comes after it. A GPU is waited for once."""
+        gradients = [p.blob.gradient for p in self.net.learnable_params if p.lr_mult and _has_diff(p.blob)]
         with np.errstate(over="ignore", invalid="ignore"):
-            sums = [xp.sum(p.blob.gradient) for p in self.net.learnable_params if p.lr_mult and _has_diff(p.blob)]
-            return not sums or math.isfinite(float(xp.stack(sums).sum()))
+            all_gradients = [xp.zeros((), np.float32), *(gradient.sum() for gradient in gradients)]
+            sums = [*(self.net.blobs[name].array.sum() for name in names), xp.stack(all_gradients).sum()]
+            return to_host(xp.stack(sums)).astype(float).tolist()
 
     def _first_blob(self) -> str:
         """The first blob of the forward pass with such values, and whether its layer's weights had them before."""

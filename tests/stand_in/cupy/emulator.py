@@ -47,24 +47,36 @@ static unsigned scrambled(unsigned long long i, unsigned long long count) {
 TOGETHER = r"""
 #include <cstdio>
 #include <cstdlib>
+#include <csetjmp>
 #include <functional>
 #include <ucontext.h>
 #include <vector>
 #define __shared__ static
 enum { WARP = 32, STACK = 1 << 16 };
 enum State { READY, AT_WARP, AT_BLOCK, DONE };
-struct Thread { ucontext_t context; State state; unsigned mask; unsigned calls; };
+struct Thread { ucontext_t context; jmp_buf place; State state; unsigned mask; unsigned calls; bool begun; };
 static std::vector<Thread> threads;
 static std::vector<char> stacks;
-static ucontext_t scheduler;
+static jmp_buf scheduler; /* jumps, once a thread has begun: changing contexts asks the system each time */
 static unsigned running;
 static std::function<void()> body;
 static unsigned long long slots[2][1024]; /* what lanes hand to each other, in turns of two */
-static void start() { body(); threads[running].state = DONE; }
+static void start() {
+  body();
+  threads[running].state = DONE;
+  _longjmp(scheduler, 1);
+}
 static void wait_at(State state, unsigned mask) {
   threads[running].state = state;
   threads[running].mask = mask;
-  swapcontext(&threads[running].context, &scheduler);
+  if (!_setjmp(threads[running].place)) _longjmp(scheduler, 1);
+}
+static void go_on() {
+  Thread& thread = threads[running];
+  if (_setjmp(scheduler)) return;
+  if (thread.begun) _longjmp(thread.place, 1);
+  thread.begun = true;
+  setcontext(&thread.context);
 }
 static void __syncthreads() { wait_at(AT_BLOCK, 0); }
 static void __syncwarp(unsigned mask = 0xffffffffu) {
@@ -128,7 +140,7 @@ static void run_block() {
     getcontext(&threads[i].context);
     threads[i].context.uc_stack.ss_sp = &stacks[(size_t)i * STACK];
     threads[i].context.uc_stack.ss_size = STACK;
-    threads[i].context.uc_link = &scheduler;
+    threads[i].context.uc_link = nullptr;
     makecontext(&threads[i].context, start, 0);
   }
   for (unsigned done = 0; done < count;) {
@@ -137,7 +149,7 @@ static void run_block() {
       running = scrambled(i, count);
       if (threads[running].state != READY) continue;
       threadIdx.x = running;
-      swapcontext(&scheduler, &threads[running].context);
+      go_on();
       ran = true;
       done += threads[running].state == DONE;
     }
