@@ -169,6 +169,7 @@ def from_files(name: str, sizes: Sizes, folder: Path):
     from detection.roi_data.roidb import build_roidb
 
     cfg.reset()
+    cfg.merge({"TRAIN": {"SCALES": [sizes.height], "MAX_SIZE": sizes.width}})
     width, height = sizes.sides
     if not folder.is_dir():
         options = shapes.ShapesOptions(sizes.images, 1, width=(width, width), height=(height, height))
