@@ -52,11 +52,11 @@ def convolutions(net, tf32: bool, repeats: int) -> None:
             plan.run(kind, *arguments, factor)
             key = kind, tf32, True
             kept, times = plan.algorithms[key], {}
-            for algorithm in plan._usable(kind, [(number, kind_of_math) for number in ALGORITHMS[kind]]):
-                plan.algorithms[key] = cc.Candidates(iter([algorithm]))
+            for number in ALGORITHMS[kind]:
+                plan.algorithms[key] = cc.Candidates(plan, kind, [(number, kind_of_math)])
                 if plan.run(kind, *arguments, factor):
                     run = lambda: plan.run(kind, *arguments, factor)  # noqa: B023, E731 called at once
-                    times[algorithm.number] = gpu.seconds(run, repeats, 1)
+                    times[number] = gpu.seconds(run, repeats, 1)
             plan.algorithms[key] = kept
             chosen = kept.first and kept.first.number
             steady = [taken for number, taken in times.items() if number not in UNSTEADY[kind]]

@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ctypes import byref, c_int, c_size_t, c_void_p
 from typing import NamedTuple
 
@@ -98,15 +98,18 @@ class Algorithm(NamedTuple):
 
 
 class Candidates:
-    """Algorithms, the best first; the next one is looked for when the one before it has failed."""
+    """Numbers and math types of algorithms for a product, the best first. `first` is the one to use, None if there is
+    none left; whether the next one can be used is asked when the one before it has failed."""
 
-    def __init__(self, algorithms: Iterator[Algorithm]):
-        self._rest = algorithms
-        self.first: Algorithm | None = next(algorithms, None)
+    def __init__(self, plan: Plan, kind: str, ranked: Sequence[tuple[int, int]]):
+        self._kind, self._ranked = kind, list(ranked)
+        self.next(plan)
 
-    def drop(self) -> None:
+    def next(self, plan: Plan) -> None:
         """Go on to the next one."""
-        self.first = next(self._rest, None)
+        self.first: Algorithm | None = None
+        while self._ranked and self.first is None:
+            self.first = plan.usable(self._kind, *self._ranked.pop(0))
 
 
 class Plan:
@@ -141,7 +144,7 @@ class Plan:
         """out = product(a, b) + factor * out; False where cuDNN has no algorithm for it."""
         key = kind, backend.tf32_allowed(), backend.deterministic()
         if key not in self.algorithms:
-            self.algorithms[key] = Candidates(self._usable(kind, self._ranked(*key, a, b, out)))
+            self.algorithms[key] = Candidates(self, kind, self._ranked(*key, a, b, out))
         algorithms, library = self.algorithms[key], self.library
         first, second, third = self._order(kind)
         while algorithms.first:
@@ -159,9 +162,9 @@ class Plan:
             except cudnn.CudnnError as e:
                 if not e.unsupported:
                     raise
-                algorithms.drop()
+                algorithms.next(self)
             except MemoryError:
-                algorithms.drop()
+                algorithms.next(self)
                 if not algorithms.first:
                     algorithms.first = algorithm
                     raise
@@ -178,7 +181,7 @@ class Plan:
         keys = [(kind, backend.tf32_allowed(), True) for kind in kinds]
         for key in keys:
             if key not in self.algorithms:
-                self.algorithms[key] = Candidates(self._usable(key[0], self._ranked(*key, None, None, None)))
+                self.algorithms[key] = Candidates(self, key[0], self._ranked(*key, None, None, None))
         first = [self.algorithms[key].first for key in keys]
         return max((algorithm.workspace for algorithm in first if algorithm), default=0)
 
@@ -225,21 +228,19 @@ class Plan:
             ranked.append((entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH))
         return [*ranked, (SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)]
 
-    def _usable(self, kind: str, ranked: Sequence[tuple[int, int]]) -> Iterator[Algorithm]:
-        """Those of the algorithms that support this shape within the limit of scratch memory."""
+    def usable(self, kind: str, number: int, math_type: int) -> Algorithm | None:
+        """The algorithm, if it supports this shape within the limit of scratch memory."""
         first, second, third = self._order(kind)
-        for number, math_type in ranked:
-            size = c_size_t()
-            self.library.cudnnSetConvolutionMathType(self.convolution.value, math_type)
-            try:
-                getattr(self.library, f"cudnnGetConvolution{kind}WorkspaceSize")(
-                    self.context.handle(), first, second, self.convolution.value, third, number, byref(size)
-                )
-            except cudnn.CudnnError as e:  # of whatever kind: another algorithm will do
-                log.debug("%s", e)
-                continue
-            if size.value <= self.context.workspace_limit:
-                yield Algorithm(number, size.value, math_type)
+        size = c_size_t()
+        self.library.cudnnSetConvolutionMathType(self.convolution.value, math_type)
+        try:
+            getattr(self.library, f"cudnnGetConvolution{kind}WorkspaceSize")(
+                self.context.handle(), first, second, self.convolution.value, third, number, byref(size)
+            )
+        except cudnn.CudnnError as e:  # of whatever kind: another algorithm will do
+            log.debug("%s", e)
+            return None
+        return Algorithm(number, size.value, math_type) if size.value <= self.context.workspace_limit else None
 
 
 def _plan(convolution: Convolution, x, w, y) -> Plan:
