@@ -121,7 +121,8 @@ def to_host(array) -> np.ndarray:
 
 def _import_cupy():
     way_out = (
-        "install it with: pip install cupy-cuda13x nvidia-cudnn-cu13 (for CUDA 12: cupy-cuda12x nvidia-cudnn-cu12), "
+        "install it with: pip install 'cupy-cuda13x[ctk]' nvidia-cudnn-cu13 (for a driver of CUDA 12: "
+        "'cupy-cuda12x[ctk]' nvidia-cudnn-cu12), "
         "or run on the CPU (no --gpu)"
     )
     try:
