@@ -9,12 +9,13 @@ import pytest
 
 import caffelite as caffe
 from caffelite import backend, proto
-from caffelite.backend import transfer
+from caffelite.backend import nms, transfer
 from caffelite.backend.transfer import Staging
 from caffelite.blob import Blob, Memory
 from caffelite.errors import LayerError
 from detection.config import cfg
 from detection.fast_rcnn.memory import memory_plan
+from detection.fast_rcnn.test import test_net as detect_set
 from tests.detection.fast_rcnn.tiny import OPTIONS, make_entries, solver_param, trainer_of
 
 LARGE = (2, 3, 300, 310)
@@ -233,3 +234,47 @@ def test_minibatches_are_the_cpus_and_are_not_read_back(tmp_path, entries, monke
     for actual, expected in zip(on_gpu, run("cpu")):
         for a, b in zip(actual, expected):
             np.testing.assert_array_equal(a, b)
+
+
+TEST_NET = """
+layer { name: "input" type: "Input" top: "data" top: "rois"
+  input_param { shape { dim: 1 dim: 3 dim: 32 dim: 48 } shape { dim: 1 dim: 5 } } }
+layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+  convolution_param { num_output: 4 kernel_size: 3 stride: 2 pad: 1 weight_filler { type: "xavier" } } }
+layer { name: "pool" type: "ROIPooling" bottom: "conv1" bottom: "rois" top: "pool"
+  roi_pooling_param { pooled_h: 2 pooled_w: 2 spatial_scale: 0.5 } }
+layer { name: "cls_score" type: "InnerProduct" bottom: "pool" top: "cls_score"
+  inner_product_param { num_output: 4 weight_filler { type: "gaussian" std: 0.003 } } }
+layer { name: "bbox_pred" type: "InnerProduct" bottom: "pool" top: "bbox_pred"
+  inner_product_param { num_output: 16 weight_filler { type: "gaussian" std: 0.001 } } }
+layer { name: "cls_prob" type: "Softmax" bottom: "cls_score" top: "cls_prob" }
+"""
+
+
+@pytest.mark.parametrize("selection", ["rising", "threshold"])
+def test_detections_are_the_cpus(selection, monkeypatch):
+    """Images of several sizes one after another, while the detections of the one before are selected."""
+    cfg.reset()
+    cfg.merge({"TEST": {"SCALES": [40], "SELECTION": selection}})
+    monkeypatch.setattr(nms, "WORTH_PAIRS", 100)
+    rng = np.random.default_rng(9)
+    images = [rng.integers(0, 256, (30 + 5 * i, 60 - 6 * i, 3)).astype(np.uint8) for i in range(5)]
+    corners = [np.sort(rng.integers(0, (25, 25), (40 * (i != 3), 2, 2)), axis=1).reshape(-1, 4) for i in range(5)]
+    roidb = [{"boxes": boxes} for boxes in corners]
+
+    def detect():
+        net = caffe.Net(proto.parse_text(TEST_NET, "NetParameter", "test.prototxt"), caffe.TEST, seed=3)
+        seconds = []
+        found = detect_set(net, images.__getitem__, roidb, 4, seconds)
+        assert len(seconds) == 5
+        return found
+
+    try:
+        on_gpu = detect()
+        backend.set_mode_cpu()
+        for actual, expected in zip(on_gpu, detect()):
+            for a, b in zip(actual, expected):
+                assert len(a) == len(b)
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    finally:
+        cfg.reset()
