@@ -1,13 +1,12 @@
-"""The command `caffelite`: train, test, time, summary, draw, device_query; options as the `caffe` binary's.
-
-The data tools' commands stand in data_tools.py.
-"""
+"""The command `caffelite`: train, test, time and more, with the options of the `caffe` binary, -name or --name."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import platform
+import re
 import signal
 import sys
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ import numpy as np
 import caffelite
 from caffelite import backend, data_tools, draw, proto
 from caffelite.backend import kernels
-from caffelite.errors import CaffeliteError
+from caffelite.errors import BackendError, CaffeliteError
 from caffelite.layers.python import allow_python
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.operations import multiply_adds
@@ -30,18 +29,28 @@ PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for wrong options, 130 after
-    Ctrl-C, 143 after SIGTERM."""
-    options = _parser().parse_args(arguments)
+    """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for wrong options or a device
+    that is not there, 130 after Ctrl-C, 143 after SIGTERM."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args([_two_dashes(argument) for argument in arguments])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         kernels.set_threads(getattr(options, "threads", 0))
         allow_python(*getattr(options, "allow_python", ()))
-        _select_device(options)
-        return options.run(options) or 0
+        try:
+            _select_device(options)
+        except BackendError as e:
+            print(f"caffelite: {e}", file=sys.stderr)
+            return 2
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except CaffeliteError as e:
         print(f"caffelite: {e}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who read the output wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as e:
         print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
         return 1
@@ -51,6 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError as e:
         print(f"caffelite: out of memory ({e}): use smaller images or a smaller batch", file=sys.stderr)
         return 1
+
+
+def _two_dashes(argument: str) -> str:
+    """`-solver` as `--solver`: Caffe's options take one dash or two."""
+    return f"-{argument}" if re.match(r"-[a-z]\w+(=|$)", argument) else argument
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
             )
         if "weights" in groups:
             sub.add_argument("--weights", default="", metavar="FILE", help=".caffemodel, or several with commas")
+            sub.add_argument(
+                "--skip-mismatched",
+                action="store_true",
+                help="leave layers as they are whose shapes are not the file's",
+            )
         return sub
 
     sub = command(
@@ -142,11 +161,13 @@ def train(options) -> int:
     param = proto.read_solver(options.solver)
     param.train_state.level = options.level
     param.train_state.stage.extend(_stages(options))
-    solver = get_solver(param)
+    solver = get_solver(param, file=options.solver)
+    if param.HasField("solver_mode") and param.solver_mode == param.GPU and not backend.on_gpu():
+        logging.warning("%s: solver_mode: GPU is not followed: computing on the CPU; say --gpu 0", options.solver)
     for path in filter(None, options.weights.split(",")):
-        print(solver.net.copy_from(path))
+        print(solver.net.copy_from(path, skip_mismatched=options.skip_mismatched))
         for net in solver.test_nets:
-            net.copy_from(path)
+            net.copy_from(path, skip_mismatched=options.skip_mismatched)
     prefix = param.snapshot_prefix
     writes = param.snapshot or param.snapshot_after_train
     with locked(prefix) if writes else nullcontext(), Signals(options.sigint_effect, options.sighup_effect) as signals:
@@ -159,6 +180,10 @@ def train(options) -> int:
 def test(options) -> None:
     """caffelite test"""
     net = _net(options, "TEST")
+    if net.params and not options.weights:
+        raise CaffeliteError(
+            f"{options.model}: expected --weights FILE, the weights to be scored; else they are random"
+        )
     sums: dict[str, np.ndarray] = {}
     total = 0.0
     for i in range(options.iterations):
@@ -238,7 +263,7 @@ def device_query(options) -> None:
 def _net(options, phase: str) -> Net:
     net = Net(options.model, PHASES[options.phase or phase], level=options.level, stages=_stages(options))
     for path in filter(None, getattr(options, "weights", "").split(",")):
-        print(net.copy_from(path))
+        print(net.copy_from(path, skip_mismatched=options.skip_mismatched))
     return net
 
 

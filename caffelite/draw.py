@@ -11,6 +11,7 @@ from caffelite.errors import BackendError
 from caffelite.proto import message
 
 TEXT_FORMATS = ("dot", "gv", "raw")  # written without Graphviz
+FORMATS = ("png", "svg", "pdf", "ps", "eps", "jpg", "jpeg", "gif", "webp", *TEXT_FORMATS)
 BLOB_COLOR, LAYER_COLOR, IN_PLACE_COLOR = "#E0E0E0", "#6495ED", "#90EE90"
 COLORS = {"Convolution": "#FF5050", "Deconvolution": "#FF5050", "Pooling": "#FF9900", "InnerProduct": "#CC33FF"}
 _PARAMS = {
@@ -122,9 +123,10 @@ def draw_net_to_file(
     net, filename: str | os.PathLike, rankdir: str = "LR", phase: int | None = None, display_lrm: bool = False
 ) -> None:
     """Write the picture of a NetParameter; the file's extension names the format. Raises BackendError."""
-    ext = os.path.splitext(filename)[1].lstrip(".")
-    if not ext:
-        raise BackendError(f"{filename}: expected an extension that names the format, such as .png, .svg or .dot")
+    ext = os.path.splitext(filename)[1].lstrip(".").lower()
+    if ext not in FORMATS:
+        known = ", ".join(f".{name}" for name in FORMATS)
+        raise BackendError(f"{filename}: expected an extension that names the format of the picture: {known}")
     picture = draw_net(net, rankdir, ext, phase, display_lrm)
     with open(filename, "wb") as file:
         file.write(picture)

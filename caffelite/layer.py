@@ -10,6 +10,10 @@ from caffelite.blob import Blob
 from caffelite.errors import LayerError, NetError
 
 _registry: dict[str, type[Layer]] = {}
+ABSENT = {
+    "WindowData": "the windows that R-CNN cuts from images are not read here; Fast R-CNN's RoIDataLayer reads RoIs"
+}
+"""Types of Caffe that are known and left out: why, and what there is."""
 
 
 def register(*names: str):
@@ -30,6 +34,8 @@ def layer_type_list() -> list[str]:
 
 def layer_class(name: str) -> type[Layer]:
     """The class registered for a type name. Raises NetError naming the nearest known type."""
+    if name in ABSENT:
+        raise NetError(f"layer type {name!r} is not part of caffelite: {ABSENT[name]}")
     if name not in _registry:
         near = difflib.get_close_matches(name, _registry, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""

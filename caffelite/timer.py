@@ -6,6 +6,7 @@ import statistics
 import time
 
 from caffelite import backend
+from caffelite.net_builder import named
 
 
 class Timer:
@@ -34,13 +35,21 @@ class Timer:
 
 
 def layer_times(net, passes: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of every layer forward and backward: medians of `passes` passes after one to warm up."""
+    """Milliseconds of every layer forward and backward: medians of `passes` passes after one to warm up.
+
+    As in Caffe, a layer's backward pass is run even where nothing comes back to it from a loss. Raises LayerError.
+    """
+
+    def backward_of(k: int, _) -> None:
+        with named(net.layers[k]):
+            net.layers[k].backward(net.top_blobs[k], net.bottom_need_backward[k], net.bottom_blobs[k])
+
     count, timer = len(net.layers), Timer()
     forward, backward = ([[] for _ in range(count)] for _ in range(2))
     for _ in range(passes + 1):
         for times, order, run in (
             (forward, range(count), net._forward),
-            (backward, reversed(range(count)), net._backward),
+            (backward, reversed(range(count)), backward_of),
         ):
             for k in order:
                 timer.start()

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import _common
 
+from caffelite import proto
 from caffelite.errors import CaffeliteError
+from detection.fast_rcnn.classes import num_classes
 from detection.fast_rcnn.files import newest_model
 from detection.fast_rcnn.svd import RANKS, compress
 
@@ -30,15 +32,17 @@ def rank(text: str) -> tuple[str, int]:
 
 
 def main(args) -> None:
-    model = Path(args.net or newest_model(args.definition))
+    if args.net is None:
+        classes = num_classes(proto.read_net(args.definition)[0], args.definition)
+        args.net = newest_model(args.definition, count=classes)
+    model = Path(args.net)
     if not model.is_file():
         raise CaffeliteError(f"--net {model}: there is no such file")
     weights = Path(args.out or model.with_name(f"{model.stem}_svd.caffemodel"))
     definition = Path(args.out_def or weights.with_suffix(".prototxt"))
     for layer in compress(args.definition, str(model), dict(args.rank or RANKS), str(definition), str(weights)):
         print(layer)
-    config = Path(args.definition).with_name("config.yml")
-    print(f"to test it: tools/test_net.py --def {definition} --net {weights}{f' --cfg {config}' * config.is_file()}")
+    print(f"to test it: tools/test_net.py --def {definition} --net {weights}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
       --net data/fast_rcnn_models/vgg16_fast_rcnn_iter_40000.caffemodel
 
 writes photo.jpg_detections.png beside photo.jpg: boxes, class names and scores. Proposals are made by selective search.
+A net finds what it has learned: that of the default job drawn shapes, and nothing in photographs.
 """
 
 import sys
@@ -17,7 +18,7 @@ from detection.fast_rcnn import jobs
 
 def main(args) -> None:
     jobs.configure(args.cfg, args.definition, args.set)
-    for picture, detections in jobs.demo(args.images, args.definition, args.net, args.threshold):
+    for picture, detections in jobs.demo(args.images, args.definition, args.net, args.threshold, args.output):
         print(f"{picture}: {len(detections)} detection(s)")
         for line in detections:
             print(f"  {line}")
@@ -31,5 +32,6 @@ if __name__ == "__main__":
     _common.add_model(parser)
     _common.add_config(parser, "--def")
     _common.add_python(parser)
+    parser.add_argument("--output", metavar="DIR", help="folder for the pictures (default: beside each image)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="S", help="least score (default: %(default)s)")
     sys.exit(_common.run(main, parser.parse_args()))

@@ -27,7 +27,7 @@ def main(args) -> None:
     seed = secrets.randbits(31) if args.rand else None
     model = jobs.train(
         args.solver, args.imdb, args.iters, args.weights, args.snapshot, args.proposals, args.output, args.strict,
-        args.fit_classes, seed, args.resume, args.force_resume,
+        args.fit_classes, seed, args.resume, args.force_resume, args.skip_mismatched,
     )  # fmt: skip
     print(f"trained model: {model}")
 
@@ -50,5 +50,8 @@ if __name__ == "__main__":
     _common.add_data(parser, "shapes_train")
     parser.add_argument("--rand", action="store_true", help="another seed at every call instead of RNG_SEED")
     parser.add_argument("--strict", action="store_true", help="refuse weights that miss a layer or have one too many")
+    parser.add_argument(
+        "--skip-mismatched", action="store_true", help="start layers afresh that --weights has in other shapes"
+    )
     parser.add_argument("--output", metavar="DIR", help="folder for what is written (default: the solver's prefix)")
     sys.exit(_common.run(main, parser.parse_args()))

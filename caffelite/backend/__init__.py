@@ -120,10 +120,10 @@ def to_host(array) -> np.ndarray:
 
 
 def _import_cupy():
+    on_cpu = "compute on the CPU: without --gpu, or set_mode_gpu()"
     way_out = (
         "install it with: pip install 'cupy-cuda13x[ctk]' nvidia-cudnn-cu13 (for a driver of CUDA 12: "
-        "'cupy-cuda12x[ctk]' nvidia-cudnn-cu12), "
-        "or run on the CPU (no --gpu)"
+        f"'cupy-cuda12x[ctk]' nvidia-cudnn-cu12), or {on_cpu}"
     )
     try:
         import cupy
@@ -132,7 +132,7 @@ def _import_cupy():
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as e:
-        raise BackendError(f"a GPU was asked for, but CUDA finds none ({e}); run on the CPU (no --gpu)") from e
+        raise BackendError(f"a GPU was asked for, but CUDA finds none ({e}); {on_cpu}") from e
     if not count:
-        raise BackendError("a GPU was asked for, but this machine has none; run on the CPU (no --gpu)")
+        raise BackendError(f"a GPU was asked for, but this machine has none; {on_cpu}")
     return cupy

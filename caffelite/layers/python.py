@@ -17,6 +17,8 @@ from caffelite.layer import Layer, PassState, register, registered_classes
 
 # modules of the originals that this project replaces: {name in old prototxts: module to import instead}
 module_aliases: dict[str, str] = {}
+# modules of the originals that it does not, by the first part of their names: what an error says of them
+absent: dict[str, str] = {}
 VARIABLE = "CAFFELITE_ALLOW_PYTHON"
 _allowed: set[str] = set()
 
@@ -62,6 +64,9 @@ class Python(Layer):
         elif _may_run(name) or _lies_in_a_folder_of_the_caller(name):
             module = _imported(name, wanted.layer, error)
         else:
+            note = absent.get(wanted.module.partition(".")[0])
+            if note:
+                raise error(f"python_param: module {name!r} is not part of caffelite: {note}")
             raise error(
                 f"python_param: module {name!r} may not run, as a prototxt alone runs no code; if you trust it, say "
                 f"caffelite.allow_python({name!r}) before the net is built, or give the command --allow-python {name}, "

@@ -106,12 +106,31 @@ def _read_text(path: str | Path, type_name: str) -> tuple[Message, list[tuple[st
     if b"\0" in data:
         raise PrototxtError(f"{path}: a binary file (weights?) where the text of a {type_name} is expected")
     # bytes that are no UTF-8 may stand in comments; elsewhere the reader names them
-    reader = TextReader(data.decode("utf-8", "surrogateescape").removeprefix("\ufeff"), path)
-    parsed = message(type_name)()
-    reader.read(parsed)
+    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    reader, parsed = TextReader(text, path), message(type_name)()
+    try:
+        reader.read(parsed)
+    except PrototxtError as error:
+        other = _OTHERS.get(type_name)
+        if other and _holds(text, other):
+            raise PrototxtError(f"{path}: is {_KINDS[other]}, expected {_KINDS[type_name]} ({error})") from None
+        raise
     if not reader.fields:
         raise PrototxtError(f"{path}: holds nothing but blanks and comments; expected the text of a {type_name}")
     return parsed, reader.fields
+
+
+_KINDS = {"NetParameter": "a net", "SolverParameter": "a solver"}
+_OTHERS = {"NetParameter": "SolverParameter", "SolverParameter": "NetParameter"}
+
+
+def _holds(text: str, type_name: str) -> bool:
+    """Whether a text is that of a message of this type."""
+    try:
+        TextReader(text, "").read(message(type_name)())
+    except PrototxtError:
+        return False
+    return True
 
 
 def _read_bytes(path: str | Path, error_type: type[Exception]) -> bytes:

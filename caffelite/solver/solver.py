@@ -29,18 +29,19 @@ class Solver:
     """Trains a net as a SolverParameter says.
 
     `net` is the train net, `test_nets` share its weights, `iter` counts the updates done, `param` is the
-    SolverParameter. Built from a solver prototxt or a SolverParameter. Raises PrototxtError, SolverError, NetError.
+    SolverParameter. Built from a solver prototxt or a SolverParameter, which errors say came from `file`. Raises
+    PrototxtError, SolverError, NetError.
     """
 
     type: str | None = None  # a subclass for one rule names it; Solver itself takes the prototxt's
 
-    def __init__(self, solver, random_seed: int | None = None):
+    def __init__(self, solver, random_seed: int | None = None, file: str | None = None):
         self.param = proto.message("SolverParameter")()
         if isinstance(solver, (str, os.PathLike)):
             self.file = os.fspath(solver)
             self.param.CopyFrom(proto.read_solver(self.file))
         else:
-            self.file = "<SolverParameter>"
+            self.file = file or "<SolverParameter>"
             self.param.CopyFrom(solver)
         if self.type:
             self.param.type = self.type
@@ -377,6 +378,6 @@ AdaDeltaSolver = _rule_class("AdaDelta")
 AdamSolver = _rule_class("Adam")
 
 
-def get_solver(solver, random_seed: int | None = None) -> Solver:
-    """The solver that a solver prototxt (or SolverParameter) describes (pycaffe's name)."""
-    return Solver(solver, random_seed)
+def get_solver(solver, random_seed: int | None = None, file: str | None = None) -> Solver:
+    """The solver that a solver prototxt (or SolverParameter, read from `file`) describes (pycaffe's name)."""
+    return Solver(solver, random_seed, file)

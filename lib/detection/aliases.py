@@ -7,3 +7,7 @@ ALIASES = {
 }
 
 python.module_aliases.update(ALIASES)
+python.absent["rpn"] = (
+    "the region proposal network of Faster R-CNN is not here yet; a module of your own of that name runs if "
+    "caffelite.allow_python or --allow-python names it"
+)

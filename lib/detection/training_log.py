@@ -22,6 +22,10 @@ FACTS = ("iter", "lr", "seconds", "peak_mib", "gpu_mib")
 and the memory taken on a GPU."""
 
 
+LAST = 100
+"""Iterations whose mean is a loss at the end of a training."""
+
+
 class TrainingLog:
     """Writes the log of a training that begins or goes on at an iteration.
 
@@ -101,10 +105,16 @@ def loss_names(columns: Mapping[str, np.ndarray]) -> list[str]:
     return [name for name in columns if name not in FACTS]
 
 
+def at_the_end(values: np.ndarray) -> str:
+    """A loss at the end of a training: the mean of the LAST iterations' finite values."""
+    last = values[-LAST:][np.isfinite(values[-LAST:])]
+    return f"{last.mean():.4f}" if len(last) else "not finite"
+
+
 def summary(name: str, columns: Mapping[str, np.ndarray]) -> str:
-    """A log in a line: iterations, the mean of each loss over the last 100 of them, time and memory."""
-    means = {loss: columns[loss][-100:][np.isfinite(columns[loss][-100:])] for loss in loss_names(columns)}
-    parts = [f"{loss} {values.mean():.4f}" if len(values) else f"{loss} not finite" for loss, values in means.items()]
+    """A log in a line: iterations, each loss at the end, time and memory."""
+    parts = [f"{loss} {at_the_end(columns[loss])}" for loss in loss_names(columns)]
+    parts[-1] += f" (means of the last {min(LAST, len(columns['iter']))})"
     if "seconds" in columns:
         parts.append(f"{np.nanmedian(columns['seconds']):.3f} s each")
     if "peak_mib" in columns:

@@ -12,7 +12,7 @@ import numpy as np
 
 from caffelite.errors import FileFormatError
 from detection.evaluation.voc import Evaluation
-from detection.training_log import loss_names
+from detection.training_log import LAST, at_the_end, loss_names
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _PAPER = (32, 28, 26)
@@ -127,6 +127,7 @@ def plot_training(
     figure, axes = _figure(title, "iteration", "loss")
     for n, (name, (iterations, values)) in enumerate(curves.items()):
         iterations, values = np.asarray(iterations, float), np.asarray(values, float)
+        label = f"{name}: {at_the_end(values)}, mean of the last {min(LAST, len(values))}"
         iterations, values = iterations[np.isfinite(values)], values[np.isfinite(values)]
         colour = f"C{n}"
         window = max(1, len(values) // 40)
@@ -134,7 +135,7 @@ def plot_training(
         if len(values):
             kernel = np.ones(window)
             smooth = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
-            axes.plot(iterations, smooth, color=colour, label=f"{name}: {smooth[-1]:.3f} at the end")
+            axes.plot(iterations, smooth, color=colour, label=label)
     axes.set_ylim(bottom=0)
     _save(figure, axes, path, "upper right")
 

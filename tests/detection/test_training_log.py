@@ -52,7 +52,7 @@ def test_what_is_read(tmp_path, caplog):
     assert loss_names(columns) == ["loss", "loss_cls"]
     assert "3 damaged line(s) are left out" in caplog.text
     assert summary("run", columns) == (
-        "run: 4 iterations, loss 2.0000, loss_cls 1.0000, 0.500 s each, at most 102 MiB"
+        "run: 4 iterations, loss 2.0000, loss_cls 1.0000 (means of the last 4), 0.500 s each, at most 102 MiB"
     )  # fmt: skip
     on_gpu = read_log(write(tmp_path / "gpu.jsonl", 2, gpu_mib=812.4))
     assert loss_names(on_gpu) == ["loss", "loss_cls"]

@@ -60,8 +60,8 @@ def test_train_and_continue(files, capsys):
 def test_signals(files, number, effect, last, written, monkeypatch):
     solvers = []
 
-    def get_solver(param):
-        solver = caffe.get_solver(param)
+    def get_solver(param, file):
+        solver = caffe.get_solver(param, file=file)
         solver.add_callback(lambda: None, lambda: solver.iter == 0 and os.kill(os.getpid(), number))
         solvers.append(solver)
         return solver
@@ -75,6 +75,29 @@ def test_signals(files, number, effect, last, written, monkeypatch):
     assert sorted(files.glob("*.solverstate")) == [files / f"s_iter_{n}.solverstate" for n in written]
 
 
+def test_solver_mode_gpu_is_told_not_to_be_followed(files, caplog):
+    (files / "solver.prototxt").write_text((files / "solver.prototxt").read_text() + "\nsolver_mode: GPU")
+    assert main(["train", "--solver", "solver.prototxt"]) == 0
+    assert "solver.prototxt: solver_mode: GPU is not followed: computing on the CPU; say --gpu 0" in caplog.text
+
+
+def test_weights_of_other_shapes_can_be_skipped(files, capsys):
+    other = NET.replace("num_output: 2", "num_output: 3").replace("dim: 4 dim: 2", "dim: 4 dim: 3")
+    (files / "other.prototxt").write_text(other)
+    caffe.Net("other.prototxt", caffe.TEST).save("w.caffemodel")
+    command = ["train", "--solver", "solver.prototxt", "--weights", "w.caffemodel"]
+    assert main(command) == 1
+    assert "as it is with --skip-mismatched" in capsys.readouterr().err
+    assert main([*command, "--skip-mismatched"]) == 0
+    assert "mismatched (other shapes, skipped): layer 'ip'" in capsys.readouterr().out
+
+
+def test_a_solvers_faults_name_its_file(files, capsys):
+    (files / "solver.prototxt").write_text((files / "solver.prototxt").read_text().replace("fixed", "stp"))
+    assert main(["train", "--solver", "solver.prototxt"]) == 1
+    assert "caffelite: solver.prototxt: unknown lr_policy 'stp'" in capsys.readouterr().err
+
+
 def test_a_prefix_that_another_training_writes(files, capsys):
     with locked("s"):
         assert main(["train", "--solver", "solver.prototxt"]) == 1
@@ -82,8 +105,10 @@ def test_a_prefix_that_another_training_writes(files, capsys):
 
 
 def test_test(files, capsys):
-    assert main(["test", "--model", "net.prototxt", "--iterations", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    caffe.Net("net.prototxt", caffe.TEST).save("w.caffemodel")
+    assert main(["test", "-model", "net.prototxt", "-weights=w.caffemodel", "--iterations", "2"]) == 0
+    report, *lines = capsys.readouterr().out.splitlines()
+    assert report == "weights from w.caffemodel: 1 layer(s) loaded"
     assert lines == ["Batch 0, loss = 0.25", "Batch 1, loss = 0.25", "Loss: 0.25", "loss = 0.25 (* 1 = 0.25 loss)"]
 
 
@@ -108,7 +133,10 @@ def test_time_and_summary(files, capsys):
         (["time", "--model", "net.prototxt", "--gpu", "all"], 1, "^caffelite: --gpu expected the number"),
         (["time", "--model", "net.prototxt", "--threads", "-1"], 1, "^caffelite: expected a number of threads"),
         (["draw", "--model", "net.prototxt", "none/x.dot"], 1, r"^caffelite: none/x\.dot"),
-        (["train", "--solver", "net.prototxt"], 1, r"^caffelite: net\.prototxt:2:1: SolverParameter has no field"),
+        (["train", "-solver", "net.prototxt"], 1, r"^caffelite: net\.prototxt: is a net, expected a solver \(net"),
+        (["summary", "--model", "solver.prototxt"], 1, r"solver\.prototxt: is a solver, expected a net"),
+        (["test", "--model", "net.prototxt"], 1, r"net\.prototxt: expected --weights FILE"),
+        (["draw", "--model", "net.prototxt", "x.foo"], 1, r"x\.foo: expected an extension .*: \.png, \.svg"),
     ],
 )
 def test_errors_are_one_line(files, capsys, arguments, status, says):
@@ -126,7 +154,8 @@ def test_ctrl_c_is_one_line(files, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("caffelite.cli.Net._forward", interrupted)
-    assert main(["test", "--model", "net.prototxt"]) == 130
+    caffe.Net("net.prototxt", caffe.TEST).save("w.caffemodel")
+    assert main(["test", "--model", "net.prototxt", "--weights", "w.caffemodel"]) == 130
     assert capsys.readouterr().err == "caffelite: stopped\n"
 
 

@@ -83,7 +83,7 @@ def fault(original: str, file, error: CaffeliteError) -> str | None:
         names = numbers >= {int(match[1]), int(match[2])}
         return "shapes do not fit" if names and isinstance(error, LayerError) else None
     if re.search(r"File not found|No such file|File is empty", original):
-        if "unknown layer type 'WindowData'" in ours:  # R-CNN's data layer
+        if "layer type 'WindowData' is not part of caffelite" in ours:  # R-CNN's data layer
             return "layer type left out"
         paths = re.findall(r'(?:source|mean_file|label_map_file): *"([^"\n]+)"', text)
         names = layer and any(path in ours for path in paths) and re.search("[Nn]o such", ours)

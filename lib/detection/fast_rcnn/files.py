@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import tempfile
@@ -46,12 +47,16 @@ def make_writable(folder: str | Path) -> None:
         raise CaffeliteError(f"{folder}: nothing can be written to this folder: {e.strerror}") from None
 
 
-def newest_model(definition: str, classes: Sequence[str] | None = None) -> Path:
+def newest_model(definition: str, classes: Sequence[str] | None = None, count: int | None = None) -> Path:
     """The model written last by the solver.prototxt beside a test prototxt; if there are such, of those which learned
-    `classes`. Raises WeightsError that says how to train one."""
+    `classes`, or so many of them, background included. Raises WeightsError that says how to train one."""
     solver = Path(definition).with_name("solver.prototxt")
     command = f"./tools/train_net.py --solver {solver}"
     if not solver.is_file():
+        if not Path(definition).is_file():
+            raise WeightsError(
+                f"--def {definition}: no such file here; the default job runs from the repository's root"
+            )
         raise WeightsError(f"no --net is given, and there is no {solver} whose newest model could be taken")
     folder, name = _prefix(proto.read_solver(str(solver)), str(solver))
     folders = [Path(folder)] if folder else Path("output", cfg.EXP_DIR).glob("*")
@@ -61,7 +66,11 @@ def newest_model(definition: str, classes: Sequence[str] | None = None) -> Path:
     if not models:
         where = folder or f"output/{cfg.EXP_DIR}"
         raise WeightsError(f"there is no trained model {name}_iter_*.caffemodel in {where}; train one with {command}")
-    fitting = [model for model in models if classes is not None and kept_class_names(model) == list(classes)]
+    learned = {model: kept_class_names(model) for model in models}
+    if classes is not None:
+        fitting = [model for model, names in learned.items() if names == list(classes)]
+    else:
+        fitting = [model for model, names in learned.items() if names is not None and len(names) == count]
     return max(fitting or models, key=lambda model: (model.stat().st_mtime_ns, str(model)))
 
 
@@ -80,6 +89,18 @@ def kept_class_names(model: str | Path) -> list[str] | None:
     """The names that `write_class_names` kept beside a model, None where there are none."""
     file = _classes_file(model)
     return file.read_text().splitlines() if file.is_file() else None
+
+
+def refuse_other_classes(prefix: str, classes: Sequence[str]) -> None:
+    """Raise CaffeliteError where models of this snapshot prefix have learned other classes: a training would give them
+    its own names."""
+    models = sorted(Path(prefix).parent.glob(f"{glob.escape(Path(prefix).name)}_iter_*.caffemodel*"))
+    learned = kept_class_names(models[0]) if models else None
+    if learned is not None and learned != list(classes):
+        raise CaffeliteError(
+            f"{models[0].parent}: holds models of the classes {', '.join(learned[1:])}, and this training is of "
+            f"{', '.join(classes[1:])}: give it a folder of its own (--output), or delete the other's models"
+        )
 
 
 def class_names(model: str | Path, count: int) -> list[str]:

@@ -28,6 +28,7 @@ from detection.fast_rcnn.files import (
     make_writable,
     newest_model,
     read_solver,
+    refuse_other_classes,
 )
 from detection.fast_rcnn.svm import SvmTrainer
 from detection.fast_rcnn.test import Detections, detect, test_net
@@ -56,6 +57,8 @@ def configure(file: str | None, beside: str, pairs: Sequence[str]) -> None:
     if file:
         cfg.merge_file(file)
         logger.info("options from %s", file)
+    elif Path(beside).is_file():
+        logger.info("no %s: options have their defaults, as TEST.SCALES %s", default, list(cfg.TEST.SCALES))
     cfg.merge_pairs(pairs)
 
 
@@ -81,12 +84,13 @@ def train(
     seed: int | None = None,
     resume: bool = False,
     force: bool = False,
+    skip_mismatched: bool = False,
 ) -> Path:
     """Train the net of a solver file on a data set, from weights or from a snapshot's state; returns the model's file.
 
     `iters`: updates in all, by default the solver's max_iter. `seed`: instead of the solver's and RNG_SEED. `resume`:
-    from the newest intact snapshot of the solver, if there is one. `force`: a snapshot of other options will do. Raises
-    CaffeliteError.
+    from the newest intact snapshot of the solver, if there is one. `force`: a snapshot of other options will do.
+    `skip_mismatched`: layers that the weights have in other shapes start afresh. Raises CaffeliteError.
     """
     if snapshot and (weights or resume):
         raise CaffeliteError("--snapshot (to continue) goes with neither --weights (to fine-tune) nor --resume")
@@ -108,9 +112,11 @@ def train(
         if snapshot and snapshots.sidecar(snapshot).exists():
             origin, _ = snapshots.read(snapshot)
             param.random_seed = origin.seed
-        trainer = Trainer(param, dataset.classes, fit_classes)
+        if not snapshot:
+            refuse_other_classes(param.snapshot_prefix, dataset.classes)
+        trainer = Trainer(param, dataset.classes, fit_classes, solver)
         if weights and not snapshot:
-            trainer.load_weights(weights, strict)
+            trainer.load_weights(weights, strict, skip_mismatched)
         trainer.set_data(build_roidb(dataset, dataset_proposals(dataset, proposals_file)))
         if snapshot:
             trainer.restore(snapshot, force)
@@ -292,11 +298,15 @@ def draw_samples(dataset, detections: Detections, picture: Path) -> None:
 
 
 def demo(
-    images: Sequence[str], definition: str, model: str | None = None, threshold: float = 0.5
+    images: Sequence[str],
+    definition: str,
+    model: str | None = None,
+    threshold: float = 0.5,
+    output: str | None = None,
 ) -> Iterator[tuple[Path, list[str]]]:
     """Detect in images of one's own: proposals by selective search, the net, suppression, and of what is left all with
-    a score of at least `threshold`. Writes <image>_detections.png beside each; yields those files as they are written,
-    each with a line per detection. Raises CaffeliteError."""
+    a score of at least `threshold`. Writes <image>_detections.png beside each, or into the folder `output`; yields
+    those files as they are written, each with a line per detection. Raises CaffeliteError."""
     if not 0 <= threshold <= 1:
         raise CaffeliteError(f"--threshold: expected a score from 0 to 1, actual {threshold:g}")
     model = Path(model) if model else newest_model(definition)
@@ -304,10 +314,13 @@ def demo(
         raise CaffeliteError(f"--net {model}: there is no such file; ./tools/train_net.py trains one")
     names = class_names(model, class_counts.num_classes(proto.read_net(definition)[0], definition))
     net = load_net(definition, model, names, fit=True)
+    logger.info("%s has learned: %s", model, ", ".join(names[1:]))
+    if output:
+        make_writable(output)
     for path in images:
         image = read_image(path)
         dets = detect(net, image, image_proposals(image, Path(path).stem))
-        picture = Path(path).with_name(f"{Path(path).name}_detections.png")
+        picture = Path(output or Path(path).parent) / f"{Path(path).name}_detections.png"
         visualize.write_image(picture, visualize.draw_detections(image, dets, names, threshold))
         lines = [
             f"{names[c]} {det[4]:.3f} at {' '.join(f'{v:.0f}' for v in det[:4])}"

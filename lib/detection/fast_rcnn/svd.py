@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -152,7 +153,18 @@ def compress(
     with replacing(out_definition) as temporary:
         temporary.write_text(f"{heading}\n{proto.to_text(compressed)}")
     net.save(out_weights)
+    _copy_options(definition, out_definition)
     return done
+
+
+def _copy_options(definition: str, out_definition: str) -> None:
+    """Have the options beside a net's prototxt beside that of the compressed one, unless there are others."""
+    options, copy = (Path(file).with_name("config.yml") for file in (definition, out_definition))
+    if options.is_file() and not copy.exists():
+        with replacing(copy) as temporary:
+            temporary.write_bytes(options.read_bytes())
+    if options.is_file() and copy.read_bytes() != options.read_bytes():
+        logger.warning("%s: has other options than %s: test with --cfg %s", copy, options, options)
 
 
 def _fill(net: Net, name: str, rank: int, blobs: list[np.ndarray], source: str) -> Compression:

@@ -43,11 +43,11 @@ class Trainer:
     for the test; <prefix>_iter_N.solverstate and .resume.npz hold what else an exact resume needs; <prefix>_loss.jsonl
     has one line per iteration, <prefix>_classes.txt the names of the classes.
 
-    `solver` is a SolverParameter, `classes` the data set's names with the background; `fit` makes the net's numbers of
-    classes those of the data set. Then comes `set_data`, then `train`. Raises CaffeliteError.
+    `solver` is a SolverParameter, read from `file`, `classes` the data set's names with the background; `fit` makes the
+    net's numbers of classes those of the data set. Then comes `set_data`, then `train`. Raises CaffeliteError.
     """
 
-    def __init__(self, solver, classes: Sequence[str], fit: bool = False):
+    def __init__(self, solver, classes: Sequence[str], fit: bool = False, file: str | None = None):
         self.param = type(solver)()
         self.param.CopyFrom(solver)
         _match_classes(self.param, classes, fit)
@@ -60,7 +60,7 @@ class Trainer:
         self.classes = classes
         self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
         self.run = secrets.token_hex(8)
-        self.solver = get_solver(self.param, random_seed=self.seed)
+        self.solver = get_solver(self.param, random_seed=self.seed, file=file)
         self.net = self.solver.net
         self.data_layer = next((layer for layer in self.net.layers if hasattr(layer, "set_roidb")), None)
         if self.data_layer is None:
@@ -92,12 +92,15 @@ class Trainer:
         self.net.reshape()
         memory.tell(memory.memory_plan(self.solver))
 
-    def load_weights(self, paths: str, strict: bool = False) -> None:
-        """Copy weights by layer name from .caffemodel files (several with commas); logs what was loaded and not."""
+    def load_weights(self, paths: str, strict: bool = False, skip_mismatched: bool = False) -> None:
+        """Copy weights by layer name from .caffemodel files (several with commas); logs what was loaded and not.
+
+        With `skip_mismatched`, layers that a file has in other shapes stay as they are.
+        """
         for path in paths.split(","):
             if not os.path.exists(path):
                 raise WeightsError(f"--weights {path}: no such file; data/README.md says where weights come from")
-            report = self.net.copy_from(path, strict=strict)
+            report = self.net.copy_from(path, strict=strict, skip_mismatched=skip_mismatched)
             logger.info("%s", report)
             if not report.loaded:
                 raise WeightsError(f"--weights {path}: has no layer of {self.net.file}: weights of another net?")
@@ -176,7 +179,10 @@ class Trainer:
                 if bar.disable and self.lines_every and self.solver.iter % self.lines_every == 0:
                     text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
                     done = f"iteration {self.solver.iter} of {max_iters}"
-                    logger.info("%s: %s, lr %g, %.2f s each", done, text, rate, sum(times) / len(times))
+                    logger.info(
+                        "%s: %s (means of %d), lr %g, %.2f s each",
+                        done, text, len(recent), rate, sum(times) / len(times),
+                    )  # fmt: skip
 
             yield show
 

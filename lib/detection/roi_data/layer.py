@@ -32,6 +32,11 @@ class RoIDataLayer(Layer):
             self.num_classes = int(options["num_classes"])
         except (yaml.YAMLError, KeyError, TypeError, ValueError):
             raise self.error(f"expected param_str: \"'num_classes': N\", actual {self.param_str!r}") from None
+        self.expect(
+            "gt_boxes" not in self.param.top,
+            "the top gt_boxes is that of Faster R-CNN's data layer, which is not here yet: expected Fast R-CNN's data, "
+            "rois, labels, bbox_targets and bbox_loss_weights",
+        )
         counts = (5, 6) if cfg.TRAIN.BBOX_REG else (3,)
         self.expect(
             len(top) in counts,
@@ -85,7 +90,11 @@ class RoIDataLayer(Layer):
         pass
 
     def forward(self, bottom, top):
-        self.expect(self.sampler is not None, "there is no roidb yet: call net.layers[i].set_roidb(roidb) first")
+        self.expect(
+            self.sampler is not None,
+            "there is no roidb: tools/train_net.py trains such a net on a data set (in a program: "
+            "net.layers[i].set_roidb(roidb) before the first pass)",
+        )
         if self._source is None:
             self._staging = Staging()
             self._source = (Prefetcher if cfg.TRAIN.USE_PREFETCH else map)(self._load, self._draws())

@@ -13,6 +13,7 @@ from detection.fast_rcnn.files import (
     make_writable,
     newest_model,
     read_solver,
+    refuse_other_classes,
     write_class_names,
 )
 
@@ -112,8 +113,39 @@ def test_newest_model(tmp_path, default_cfg, monkeypatch, prefix, folder):
 
 
 def test_no_solver_beside_the_test_net(tmp_path):
+    with pytest.raises(WeightsError, match=r"--def .*test\.prototxt: no such file here"):
+        newest_model(str(tmp_path / "test.prototxt"))
+    (tmp_path / "test.prototxt").write_text("")
     with pytest.raises(WeightsError, match="no --net is given"):
         newest_model(str(tmp_path / "test.prototxt"))
+
+
+def test_a_training_does_not_take_the_folder_of_other_classes(tmp_path):
+    refuse_other_classes(str(tmp_path / "net"), ["__background__", "cat"])
+    for name in ("net_iter_3.caffemodel", "net_iter_6.caffemodel"):
+        (tmp_path / name).write_bytes(b"")
+        refuse_other_classes(str(tmp_path / "net"), ["__background__", "cat"])
+    write_class_names(tmp_path / "net_iter_6.caffemodel", ["__background__", "cat", "dog"])
+    with pytest.raises(
+        CaffeliteError, match=r"holds models of the classes cat, dog, and this training is of cat: .*--output"
+    ):
+        refuse_other_classes(str(tmp_path / "net"), ["__background__", "cat"])
+    refuse_other_classes(str(tmp_path / "another"), ["__background__", "cat"])
+
+
+def test_the_newest_model_of_so_many_classes(tmp_path, default_cfg, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "solver.prototxt").write_text('snapshot_prefix: "net"')
+    (tmp_path / "test.prototxt").write_text("")
+    for n, (folder, classes) in enumerate({"a": 3, "b": 4}.items()):
+        model = tmp_path / "output" / default_cfg.EXP_DIR / folder / "net_iter_9.caffemodel"
+        model.parent.mkdir(parents=True)
+        model.write_bytes(b"")
+        os.utime(model, (n, n))
+        write_class_names(model, list("abcd"[:classes]))
+    assert newest_model("test.prototxt").parent.name == "b"
+    assert newest_model("test.prototxt", count=3).parent.name == "a"
+    assert newest_model("test.prototxt", count=7).parent.name == "b"
 
 
 def test_class_names(tmp_path):

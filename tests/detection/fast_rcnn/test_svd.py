@@ -168,8 +168,18 @@ def test_the_tool(model, tmp_path):
     assert run.returncode == 0, run.stderr
     assert "fc7 8 x 12: rank 2" in run.stdout
     out = tmp_path / "net_svd.prototxt", tmp_path / "net_svd.caffemodel"
-    assert f"--def {out[0]} --net {out[1]} --cfg {tmp_path / 'config.yml'}" in run.stdout
+    assert f"--def {out[0]} --net {out[1]}\n" in run.stdout
     assert answers(*map(str, out)).shape == (3, 4)
+    (tmp_path / "config.yml").write_text("TEST: {SCALES: [64]}")
+    (tmp_path / "other").mkdir()
+    elsewhere = [*command, "--rank", "fc6=3", "--out", str(tmp_path / "other/w.caffemodel")]
+    run = subprocess.run(elsewhere, capture_output=True, text=True)
+    assert (
+        tmp_path / "other/config.yml"
+    ).read_text() == "TEST: {SCALES: [64]}" and "has other options" not in run.stderr
+    (tmp_path / "config.yml").write_text("TEST: {SCALES: [80]}")
+    run = subprocess.run(elsewhere, capture_output=True, text=True)
+    assert "64" in (tmp_path / "other/config.yml").read_text() and "has other options" in run.stderr
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1 and "a rank of 1024" in run.stderr
     run = subprocess.run([*command, "--rank", "fc6"], capture_output=True, text=True)

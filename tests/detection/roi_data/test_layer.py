@@ -152,5 +152,5 @@ def test_set_up_errors(default_cfg, tops, param_str, says):
 
 
 def test_forward_without_a_roidb(default_cfg):
-    with pytest.raises(LayerError, match="there is no roidb yet"):
+    with pytest.raises(LayerError, match=r"there is no roidb: tools/train_net\.py"):
         net_of().forward()
