@@ -16,6 +16,8 @@ from detection.training_log import LAST, at_the_end, loss_names
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _PAPER = (32, 28, 26)
+CELL = (400, 300)
+"""Width and height in pixels that an image of a montage has at most."""
 
 
 def class_colour(k: int) -> tuple[int, int, int]:
@@ -33,15 +35,14 @@ def draw_boxes(
     zoom: float = 1.0,
     thin: bool = False,
 ) -> np.ndarray:
-    """A copy of the BGR image (height, width, 3) uint8, enlarged by `zoom`, with boxes and their labels.
+    """A copy of the BGR image (height, width, 3) uint8 with boxes and their labels.
 
-    `boxes` (n, 4) are x1 y1 x2 y2 in pixels of `image` from 0, `classes` (n,) the numbers that choose the colours.
-    Labels stand on their boxes, or inside them where the image ends. `thin` boxes have lines of one pixel.
+    `boxes` (n, 4) are x1 y1 x2 y2 in pixels from 0 of the image before it was made `zoom` times as large, `classes`
+    (n,) the numbers that choose the colours.
+    Labels stand at an edge of their boxes, where they cover no other label if there is such a place; the last choose
+    first. `thin` boxes have lines of one pixel.
     """
-    if zoom != 1:
-        image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    else:
-        image = image.copy()
+    image = image.copy()
     diagonal = math.hypot(*image.shape[:2])
     line = 1 if thin else max(2, round(diagonal / 320))
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -50,9 +51,12 @@ def draw_boxes(
         if not thin:
             cv2.rectangle(image, (x1, y1), (x2, y2), (0, 0, 0), line + 2)  # a dark rim, seen on bright ground
         cv2.rectangle(image, (x1, y1), (x2, y2), class_colour(k), line)
-    for corner, k, label in zip(corners, classes, labels):
+    plates: list[_Plate] = []
+    for corner, k, label in list(zip(corners, classes, labels))[::-1]:
         if label:
-            _draw_label(image, corner[0], corner[1], label, class_colour(k), max(0.4, diagonal / 1500))
+            plates.append(_Plate(image, corner, label, class_colour(k), max(0.4, diagonal / 1500), plates))
+    for plate in plates[::-1]:
+        plate.draw(image)
     return image
 
 
@@ -65,7 +69,8 @@ def draw_detections(
 ) -> np.ndarray:
     """A copy of the image with the detections of every class, `dets[class]` (n, 5: x1 y1 x2 y2 score), best on top.
 
-    Those with a score below `threshold` are left out. `classes` are all names, background first.
+    Those with a score below `threshold` are left out. `classes` are all names, background first; `zoom` as in
+    `draw_boxes`.
     """
     shown = [(det[4], k, det[:4]) for k in range(1, len(classes)) for det in dets[k] if det[4] >= threshold]
     shown.sort(key=lambda one: one[0])
@@ -73,34 +78,70 @@ def draw_detections(
     return draw_boxes(image, np.array([box for _, _, box in shown]), [k for _, k, _ in shown], labels, zoom)
 
 
-def _draw_label(image: np.ndarray, x: int, y: int, text: str, colour: tuple[int, int, int], size: float) -> None:
-    """Text on a plate of the colour, above (x, y), moved so that it lies inside the image as far as it fits."""
-    (width, height), below = cv2.getTextSize(text, _FONT, size, 1)
-    margin = max(2, round(5 * size))
-    left = max(0, min(x, image.shape[1] - width - 2 * margin))
-    bottom = y if y >= height + below + 2 * margin else y + height + below + 2 * margin
-    bottom = max(height + below + 2 * margin, min(bottom, image.shape[0]))
-    top = bottom - height - below - 2 * margin
-    cv2.rectangle(image, (left, top), (left + width + 2 * margin, bottom - 1), colour, cv2.FILLED)
-    blue, green, red = colour
-    ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 130 else (255, 255, 255)
-    cv2.putText(image, text, (left + margin, bottom - below - margin), _FONT, size, ink, 1, cv2.LINE_AA)
+class _Plate:
+    """A label on a plate of its colour: where it lies beside its box, and how it is drawn."""
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        box: Sequence[int],
+        text: str,
+        colour: tuple[int, int, int],
+        size: float,
+        others: Sequence[_Plate],
+    ):
+        self.text, self.colour, self.size = text, colour, size
+        (width, height), self.below = cv2.getTextSize(text, _FONT, size, 1)
+        self.margin = max(2, round(5 * size))
+        self.width, self.height = width + 2 * self.margin, height + self.below + 2 * self.margin
+        x1, y1, x2, y2 = box
+        right = x2 + 1 - self.width
+        # above the box, inside it at the top, below it, inside it at the bottom; on the left, then on the right
+        places = [(x, y) for x in (x1, right) for y in (y1 - self.height, y1, y2 + 1, y2 + 1 - self.height)]
+        free = [(x, y) for x, y in places if 0 <= y <= image.shape[0] - self.height]
+        last = max(0, image.shape[1] - self.width)
+        fitting = [(min(max(0, x), last), y) for x, y in free] or [(min(max(0, x1), last), 0)]
+        self.left, self.top = min(fitting, key=lambda place: sum(self._shared(place, other) for other in others))
+
+    def _shared(self, place: tuple[int, int], other: _Plate) -> int:
+        """The pixels of another plate that this one would cover at a place."""
+        wide = min(place[0] + self.width, other.left + other.width) - max(place[0], other.left)
+        high = min(place[1] + self.height, other.top + other.height) - max(place[1], other.top)
+        return max(0, wide) * max(0, high)
+
+    def draw(self, image: np.ndarray) -> None:
+        right, bottom = self.left + self.width, self.top + self.height
+        cv2.rectangle(image, (self.left, self.top), (right - 1, bottom - 1), self.colour, cv2.FILLED)
+        blue, green, red = self.colour
+        ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 130 else (255, 255, 255)
+        at = self.left + self.margin, bottom - self.below - self.margin
+        cv2.putText(image, self.text, at, _FONT, self.size, ink, 1, cv2.LINE_AA)
 
 
-def montage(images: Sequence[np.ndarray], columns: int = 4, cell: tuple[int, int] = (400, 300)) -> np.ndarray:
-    """One BGR picture of several, each shrunk or enlarged to fit a cell of (width, height) pixels."""
-    width, height = cell
+def fit_cell(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """An image shrunk or enlarged to fit the cell of a montage, and how many times as large it is.
+
+    What is drawn at that size keeps its lines and letters.
+    """
+    zoom = min(CELL[0] / image.shape[1], CELL[1] / image.shape[0])
+    height, width = (max(1, round(length * zoom)) for length in image.shape[:2])
+    if (height, width) == image.shape[:2]:
+        return image, zoom
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC), zoom
+
+
+def montage(images: Sequence[np.ndarray], columns: int = 4) -> np.ndarray:
+    """One BGR picture of several, each shrunk or enlarged to fit a cell of CELL pixels."""
+    width, height = CELL
     gap = 6
     rows = math.ceil(len(images) / columns)
     page = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), _PAPER, np.uint8)
     for n, image in enumerate(images):
-        factor = min(width / image.shape[1], height / image.shape[0])
-        size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+        image, _ = fit_cell(image)
         row, column = divmod(n, columns)
-        top = gap + row * (height + gap) + (height - size[1]) // 2
-        left = gap + column * (width + gap) + (width - size[0]) // 2
-        page[top : top + size[1], left : left + size[0]] = image
+        top = gap + row * (height + gap) + (height - image.shape[0]) // 2
+        left = gap + column * (width + gap) + (width - image.shape[1]) // 2
+        page[top : top + image.shape[0], left : left + image.shape[1]] = image
     return page
 
 

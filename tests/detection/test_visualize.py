@@ -34,10 +34,9 @@ def test_labels_stay_inside_the_image(box):
 
 
 def test_zoom_and_threshold():
-    image = np.zeros((50, 60, 3), np.uint8)
+    image = np.zeros((150, 180, 3), np.uint8)
     dets = [np.zeros((0, 5)), np.array([(10, 20, 30, 40, 0.9), (40, 5, 55, 15, 0.3)])]
     drawn = visualize.draw_detections(image, dets, ("__background__", "cat"), threshold=0.5, zoom=3)
-    assert drawn.shape == (150, 180, 3)
     colour = visualize.class_colour(1)
     assert drawn[95, 30].tolist() == list(colour) and drawn[122, 60].tolist() == list(colour)
     assert (drawn[15:45, 120:] == 0).all()
@@ -55,10 +54,25 @@ def test_colours_of_classes_differ():
     assert distance.min() > 25
 
 
-def test_montage():
-    page = visualize.montage(
-        [np.full((10, 20, 3), 200, np.uint8), np.full((90, 30, 3), 100, np.uint8)] * 2, 3, (40, 30)
-    )
+def test_labels_do_not_cover_each_other():
+    """Six boxes in nearly one place: each label is to be read whole, the last one's where a lone one stands."""
+    image = np.full((300, 400, 3), 128, np.uint8)
+    boxes = np.array([[150 + i, 120 + i, 270 + i, 220 + i] for i in range(6)])
+    texts = [f"cat 0.{i}" for i in range(6)]
+
+    def coloured(k, chosen):
+        drawn = visualize.draw_boxes(image, boxes[chosen], np.arange(6)[chosen], texts[chosen], thin=True)
+        return (drawn == visualize.class_colour(k)).all(axis=2)
+
+    everything = slice(None)
+    for k in range(6):
+        assert coloured(k, everything).sum() > 0.7 * coloured(k, slice(k, k + 1)).sum(), k
+    np.testing.assert_array_equal(coloured(5, everything)[:130], coloured(5, slice(5, 6))[:130])
+
+
+def test_montage(monkeypatch):
+    monkeypatch.setattr(visualize, "CELL", (40, 30))
+    page = visualize.montage([np.full((10, 20, 3), 200, np.uint8), np.full((90, 30, 3), 100, np.uint8)] * 2, 3)
     assert page.shape == (2 * 36 + 6, 3 * 46 + 6, 3)
     assert (page[21, 10] == 200).all() and (page[21, 6 + 46 + 20] == 100).all()
 

@@ -60,10 +60,9 @@ def picture(
     drawn = []
     for score in scores:
         i = score.index
-        image = read_image(dataset.image_path(i))
-        zoom = max(1.0, 400 / image.shape[1])  # lines and labels keep their size in the montage
-        entry = truth[i]
-        image = visualize.draw_boxes(image, entry["boxes"], entry["gt_classes"], [""] * len(entry["boxes"]), thin=True)
+        image, zoom = visualize.fit_cell(read_image(dataset.image_path(i)))
+        boxes, classes = truth[i]["boxes"], truth[i]["gt_classes"]
+        image = visualize.draw_boxes(image, boxes, classes, [""] * len(boxes), zoom, thin=True)
         of_image = [of_class[i] for of_class in detections]
         drawn.append(visualize.draw_detections(image, of_image, dataset.classes, threshold, zoom))
     return visualize.montage(drawn)

@@ -288,12 +288,11 @@ def train_svms(
 def draw_samples(dataset, detections: Detections, picture: Path) -> None:
     """Write one picture of SAMPLES images, evenly spread over the data set, with their detections."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).astype(int))
-    drawn = [
-        visualize.draw_detections(
-            read_image(dataset.image_path(i)), [of_class[i] for of_class in detections], dataset.classes, zoom=2
-        )
-        for i in chosen
-    ]
+    drawn = []
+    for i in chosen:
+        image, zoom = visualize.fit_cell(read_image(dataset.image_path(i)))
+        of_image = [of_class[i] for of_class in detections]
+        drawn.append(visualize.draw_detections(image, of_image, dataset.classes, zoom=zoom))
     visualize.write_image(picture, visualize.montage(drawn))
 
 

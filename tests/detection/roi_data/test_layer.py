@@ -151,6 +151,11 @@ def test_set_up_errors(default_cfg, tops, param_str, says):
         net_of(tops, param_str)
 
 
+def test_the_data_layer_of_faster_rcnn_is_told_apart(default_cfg):
+    with pytest.raises(LayerError, match="gt_boxes is that of Faster R-CNN's data layer, which is not here yet"):
+        net_of(("data", "im_info", "gt_boxes"))
+
+
 def test_forward_without_a_roidb(default_cfg):
     with pytest.raises(LayerError, match=r"there is no roidb: tools/train_net\.py"):
         net_of().forward()

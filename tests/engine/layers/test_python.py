@@ -232,6 +232,13 @@ def test_the_type_itself_is_known():
     assert "Python" in caffelite.layer_type_list()
 
 
+def test_layers_of_the_originals_that_are_not_here_are_named_so():
+    with pytest.raises(LayerError, match=r"module 'rpn\.proposal_layer' is not part of caffelite: .*Faster R-CNN"):
+        LayerRun('type: "Python" python_param { module: "rpn.proposal_layer" layer: "ProposalLayer" }', [])
+    with pytest.raises(CaffeliteError, match=r"layer type 'WindowData' is not part of caffelite: .*RoIDataLayer"):
+        layer.layer_class("WindowData")
+
+
 def test_installed_packages_bring_aliases():
     """The default job's net builds in a process that never imported detection."""
     code = "import caffelite; print(caffelite.Net('prototxt/train.prototxt', caffelite.TRAIN).layers[0])"
