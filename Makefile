@@ -1,10 +1,10 @@
-# make demo: set up, train the default job and test it.  make test: set up and run the tests.
+# make demo: set up, train the default job and test it.  make test: set up and run the tests.  make install: set up.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint gpu-check clean
+.PHONY: demo install test lint gpu-check clean
 
 demo: $(VENV)/installed
 	$(RUN) tools/make_shapes.py
@@ -13,6 +13,8 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest
+
+install: $(VENV)/installed
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

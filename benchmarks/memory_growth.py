@@ -59,6 +59,10 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
     parser.add_argument("--every", type=int, default=500, metavar="N", help="iterations between two samples")
     options = parser.parse_args()
+    if options.iters < 4 * options.every:
+        parser.error(
+            f"--iters {options.iters}: a line needs at least three samples in the second half: --every smaller"
+        )
     os.chdir(ROOT)
     caffelite.set_threads(options.threads)
     print(f"{'iteration':>9} {'resident MiB':>12} {'seconds':>9}", flush=True)

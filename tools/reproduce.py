@@ -8,10 +8,11 @@
   tools/reproduce.py run table6 --row s_stagewise --gpu 0
   tools/reproduce.py run table1 --scale-down     the whole way in minutes, on a small generated data set
   tools/reproduce.py run shapes --seed 3 4 5     each row once per seed; the report tells mean and spread
-  tools/reproduce.py report table1               write the report again
+  tools/reproduce.py report table1               write the report again; with --scale-down that of scaled-down rows
 
-Results, pictures and the report go to output/experiments/STUDY. A run that is stopped, by Ctrl-C or otherwise, goes on
-from its newest snapshot when it is started again. docs/reproducing.md says more.
+Results, pictures and the report go to output/experiments/STUDY, with --scale-down to
+output/experiments/scaled_down/STUDY. A run that is stopped, by Ctrl-C or otherwise, goes on from its newest snapshot
+when it is started again. docs/reproducing.md says more.
 """
 
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import _common
 
-from detection.experiments import plan, run, study
+from detection.experiments import plan, requirements, run, study
 from detection.experiments.scale_down import ScaleDown
 
 
@@ -38,6 +39,7 @@ def main(args) -> None:
         rows = [settings.applied(chosen.row(name)) for name in names]
         print("\n".join(plan.lines(chosen, rows, scale)), flush=True)
     if args.action == "show":
+        print(requirements.told(rows) or "data and weights are all there")
         return
     if args.action == "run":
         run.run_seeds(chosen, names, settings, args.seed or (None,))

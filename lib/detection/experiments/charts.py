@@ -82,7 +82,7 @@ def range_chart(rows: Sequence[Range]) -> str:
     least, most = min(numbers), max(numbers)
     margin = max(0.08 * (most - least), 0.5)
     least, most = max(0.0, least - margin), most + margin
-    height = ROW * len(rows) + 26
+    height = ROW * len(rows) + 42
 
     def at(value: float) -> float:
         return 10 + (value - least) / (most - least) * (WIDTH - 20)
@@ -90,8 +90,9 @@ def range_chart(rows: Sequence[Range]) -> str:
     parts = []
     for tick in ticks(most, least):
         x = at(tick)
-        parts.append(f'<path class="grid" d="M{x:.1f} 0V{height - 22}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<path class="grid" d="M{x:.1f} 0V{height - 38}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 22}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{WIDTH / 2:g}" y="{height - 5}" text-anchor="middle">mAP, %</text>')
     for n, row in enumerate(rows):
         y = ROW * n + 31
         parts.append(f'<text x="10" y="{y - 14}">{escape(row.label)}</text>')

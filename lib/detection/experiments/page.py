@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -56,11 +57,17 @@ def safe(text: Any) -> str:
     return escape(str(text), quote=True)
 
 
+def prose(text: str) -> str:
+    """Text for HTML, in which `...` is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", safe(text))
+
+
 def _result(report: dict) -> str:
     rows = report["rows"]
     ranges = [
         Range(row["label"], *(_percent(x) for x in (
-            row["mAP"], (row["band"] or {}).get("low"), (row["band"] or {}).get("high"), row["published"]
+            row["mAP"], (row["band"] or {}).get("low"), (row["band"] or {}).get("high"),
+            row["published"] if row["comparable"] else None,
         )))
         for row in rows
     ]  # fmt: skip
@@ -82,8 +89,8 @@ def _result(report: dict) -> str:
     for note in dict.fromkeys(row["published_note"] for row in rows if row["published_note"]):
         labels = [row["label"] for row in rows if row["published_note"] == note]
         whose = "" if len(labels) == len(rows) else f" ({'; '.join(labels)})"
-        parts.append(f'<p class="soft">Published: {safe(note + whose)}</p>')
-    parts += [f'<p class="soft">{safe(note)}</p>' for note in report["notes"]]
+        parts.append(f'<p class="soft">Published: {prose(note + whose)}</p>')
+    parts += [f'<p class="soft">{prose(note)}</p>' for note in report["notes"]]
     parts += [f'<p class="soft">Measured: {safe(text)}</p>' for text in dict.fromkeys(row["metric"] for row in rows)]
     return "".join(parts)
 
@@ -111,8 +118,12 @@ def _classes(rows: Sequence[dict]) -> str:
 
 
 def _training(rows: Sequence[dict]) -> str:
-    losses = {row["label"]: row["runs"][0]["losses"].get("loss") for row in rows}
-    curves = {label: charts.thinned(values) for label, values in losses.items() if values}
+    """One curve for rows that share a training."""
+    labels: dict[tuple, list[str]] = {}
+    for row in rows:
+        if values := row["runs"][0]["losses"].get("loss"):
+            labels.setdefault(tuple(values), []).append(row["label"])
+    curves = {"; ".join(names): charts.thinned(values) for values, names in labels.items()}
     return line_chart(curves, "iteration", "loss, smoothed")
 
 

@@ -16,7 +16,7 @@ from caffelite.operations import net_multiply_adds
 from detection import datasets, plain_yaml
 from detection.config import cfg
 from detection.errors import DatasetError
-from detection.experiments import nets, requirements
+from detection.experiments import nets
 from detection.experiments.scale_down import ScaleDown
 from detection.experiments.study import Row, Stage, Study
 from detection.fast_rcnn import memory
@@ -75,14 +75,8 @@ def lines(study: Study, rows: Sequence[Row], scale: ScaleDown | None = None) -> 
         yield from (f"  deviation: {text}" for text in row.deviations)
     yield (
         f"all trainings: about {duration(total)} if nets ran at {2 * rate / 1e9:.0f} GFLOP/s, as a matrix product does "
-        "here now; they are somewhat slower, and selective search comes on top"
+        "here now; small nets take up to three times as long, and selective search comes on top"
     )
-    lacking = requirements.missing(rows)
-    if lacking:
-        yield f"missing ({len(lacking)}):"
-        yield from (f"  {one}" for one in lacking)
-    else:
-        yield "data and weights are all there"
 
 
 def estimate(row: Row, stage: Stage, scale: ScaleDown | None = None) -> Cost:

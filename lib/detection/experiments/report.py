@@ -58,13 +58,13 @@ def collect(
     """All that the report says: `title`, `study`, `notes`, `rows`, `warnings` of all rows, `machines`.
 
     A row has `row`, `label`, `metric`, `runs` (its results by seed), `mAP` (their mean), `spread` (their standard
-    deviation, None for one), `band` (the mean of theirs), `published`, `difference`, `verdict`, `warnings`. Raises
-    ReportError.
+    deviation, None for one), `band` (the mean of theirs), `published`, whether they are `comparable`, `difference`,
+    `verdict`, `warnings`. Raises ReportError.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*/result.json"), key=lambda file: (-file.stat().st_mtime_ns, file))
     if not files:
-        raise ReportError(f"{folder}: expected results in {folder}/*/result.json, found none")
+        raise ReportError(f"{folder}: expected results in {folder}/*/result.json, found none{_scaled_down(folder)}")
     groups: dict[str, list[dict]] = {}
     for file in files:
         run = read_result(file)
@@ -83,6 +83,12 @@ def collect(
         "warnings": shared + _common_warnings(rows),
         "machines": sorted({run["versions"].get("machine", "unknown") for row in rows for run in row["runs"]}),
     }
+
+
+def _scaled_down(folder: Path) -> str:
+    """A hint where the study has been run scaled down only."""
+    there = folder.parent / "scaled_down" / folder.name
+    return f"; those of --scale-down are in {there}, and asked for with it" if any(there.glob("*/result.json")) else ""
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -182,6 +188,7 @@ def _row(runs: list[dict], left_out: Sequence[str]) -> dict[str, Any]:
     mean = statistics.fmean(known) if known else None
     published = first["published"].get("mAP")
     published = published if _is_number(published) else None
+    comparable = not first.get("scaled_down")
     row = {
         "row": first["row"],
         "label": first["label"],
@@ -192,7 +199,8 @@ def _row(runs: list[dict], left_out: Sequence[str]) -> dict[str, Any]:
         "band": _band(runs),
         "published": published,
         "published_note": first["published"].get("note") or "",
-        "difference": None if mean is None or published is None else mean - published,
+        "comparable": comparable,
+        "difference": mean - published if comparable and mean is not None and published is not None else None,
         "classes": _classes(first),
         "warnings": [*left_out, *dict.fromkeys(text for run in runs for text in _warnings(run))],
     }
@@ -201,10 +209,10 @@ def _row(runs: list[dict], left_out: Sequence[str]) -> dict[str, Any]:
 
 def verdict(row: dict[str, Any]) -> str:
     """What the difference to the published number means."""
-    run, band = row["runs"][0], row["band"]
+    band = row["band"]
     if row["mAP"] is None:
         return "no mAP"
-    if run.get("scaled_down"):
+    if not row["comparable"]:
         return "not comparable: scaled down"
     if row["published"] is None:
         return "nothing published"

@@ -21,6 +21,8 @@ VOC_ARCHIVES = {
 }
 """Archives of PASCAL VOC; test images since 2010 are given to registered users only."""
 
+PROPOSALS = "proposals"
+
 PUBLISHED_YEARS = (2007, 2012)
 """The years of VOC whose proposals the authors published."""
 
@@ -79,7 +81,7 @@ def of_row(row: Row) -> list[Requirement]:
             if file:
                 source = f"selective_search_data.tgz, {FAST_RCNN.format('selective_search_data')}"
                 checksum = "md5 7078c1db87a7851b31966b96774cd9b9 (of the archive)"
-                needed.append(Requirement(f"proposals {Path(file).name}", (Path(file),), source, checksum))
+                needed.append(Requirement(f"{PROPOSALS} {Path(file).name}", (Path(file),), source, checksum))
     return needed
 
 
@@ -88,15 +90,24 @@ def missing(rows: Iterable[Row]) -> list[Requirement]:
     return [one for one in dict.fromkeys(one for row in rows for one in of_row(row)) if one.found is None]
 
 
+def told(rows: Iterable[Row]) -> str:
+    """All that is missing, as text; nothing where nothing is."""
+    lacking = missing(rows)
+    if not lacking:
+        return ""
+    listed = "\n".join(f"  {one}" for one in lacking)
+    proposals = any(one.what.startswith(PROPOSALS) for one in lacking)
+    return (
+        f"of what these rows need {len(lacking)} are missing (a link to where you have it is enough):\n{listed}\n"
+        + "--selective-search makes the proposals here; " * proposals
+        + "--scale-down tries the whole way without any of this"
+    )
+
+
 def check(rows: Iterable[Row]) -> None:
     """Raise StudyError that names all that is missing."""
-    lacking = missing(rows)
-    if lacking:
-        listed = "\n".join(f"  {one}" for one in lacking)
-        raise StudyError(
-            f"of what these rows need {len(lacking)} are missing (a link to where you have it is enough):\n{listed}\n"
-            "--scale-down tries the whole way without them"
-        )
+    if text := told(rows):
+        raise StudyError(text)
 
 
 def _of_dataset(name: str) -> list[Requirement]:

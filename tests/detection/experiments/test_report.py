@@ -124,6 +124,28 @@ def test_verdicts(tmp_path, changes, expected):
     assert report.collect(tmp_path)["rows"][0]["verdict"] == expected
 
 
+def test_what_is_scaled_down_is_not_held_against_the_published_number(tmp_path):
+    write_result(tmp_path, mean_ap=0.11, scaled_down="8 images")
+    page = report.write(tmp_path).read_text()
+    assert "S, default 11.0 57.1 – 55.0 to 59.0 not comparable: scaled down" in Reader(page).text
+    assert 'class="published"' not in page  # no diamond in the chart
+    assert json.loads((tmp_path / "report.json").read_text())["rows"][0]["difference"] is None
+
+
+def test_rows_of_one_training_are_one_curve(tmp_path):
+    write_result(tmp_path)
+    write_result(tmp_path, "svd")
+    other = write_result(tmp_path, "other")
+    (other / "net_loss.jsonl").write_text(
+        "".join(json.dumps({"iter": n, "loss": 3 / (n + 1)}) + "\n" for n in range(300))
+    )
+    page = report.write(tmp_path).read_text()
+    training = page[page.index('id="training"') :]
+    training = training[: training.index("</section>")]
+    assert training.count("<li>") == 2
+    assert re.search("S, (svd; S, default|default; S, svd)", training)
+
+
 def test_seeds_are_one_row_with_mean_and_spread(tmp_path):
     for seed, mean_ap in ((3, 0.56), (4, 0.58), (5, 0.57)):
         write_result(tmp_path, seed=seed, mean_ap=mean_ap)

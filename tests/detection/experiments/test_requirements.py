@@ -32,6 +32,7 @@ def test_all_that_is_missing_is_told_at_once(data):
         "PASCAL VOC 2007 trainval", "PASCAL VOC 2012 trainval", "weights VGG16.v2.caffemodel",
         "proposals voc_2012_trainval.mat", "VOCtest_06-Nov-2007.tar", "md5 b6e924de25625d8de591ea690078ad9f",
         "fetch_imagenet_models.sh", str(data / "selective_search_data" / "voc_2007_test.mat"), "--scale-down",
+        "--selective-search makes the proposals here",
     ):  # fmt: skip
         assert part in text
 
@@ -47,6 +48,7 @@ def test_what_is_there_is_not_missing(data):
     for split in ("trainval", "test"):
         touch(data / "selective_search_data" / f"voc_2007_{split}.mat")
     requirements.check([row])
+    assert requirements.told([row]) == ""
 
 
 def test_other_data_sets(data):
@@ -56,6 +58,7 @@ def test_other_data_sets(data):
     assert [one.what for one in requirements.missing(study.read("raccoon").rows)] == [
         "data set raccoon:trainval", "data set raccoon:test", "weights squeezenet_v1.0.caffemodel"
     ]  # fmt: skip
+    assert "--selective-search" not in requirements.told(study.read("raccoon").rows)  # it makes its proposals anyway
     assert requirements.missing(study.read("shapes").rows) == []  # the default job's data is generated
     touch(data / "raccoon" / "ImageSets" / "Main" / "test.txt")
     row = replace(study.read("raccoon").rows[0], weights=None)

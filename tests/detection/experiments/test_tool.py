@@ -32,7 +32,16 @@ def test_what_is_wrong_is_told_in_a_line():
 def test_run_tells_the_plan_first(tmp_path):
     done = reproduce("run", "shapes", "--row", "default", "--scale-down", "--iters", "2", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    plan, _, end = done.stdout.partition("data and weights are all there\n")
+    plan, _, end = done.stdout.partition("selective search comes on top\n")
     assert "default: 2 iterations" in plan
     assert "GFLOP/s" in plan
     assert end == f"report: {tmp_path / 'scaled_down' / 'shapes' / 'report.html'}\n"
+    done = reproduce("report", "shapes", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert f"those of --scale-down are in {tmp_path / 'scaled_down' / 'shapes'}" in done.stderr
+
+
+def test_show_tells_what_is_missing_last():
+    assert reproduce("show", "shapes").stdout.endswith(
+        "selective search comes on top\ndata and weights are all there\n"
+    )
