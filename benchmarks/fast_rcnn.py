@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads (default: all cores)")
     parser.add_argument("--no-torch", action="store_true", help="without the comparison")
     parser.add_argument(
-        "--memory", action="store_true", help="one run, print the peak memory and stop (used by itself)"
+        "--memory", action="store_true", help="one run, print the peak memory in GiB and stop (used by itself)"
     )
     parser.add_argument(
         "--layers", action="store_true", help="print the times of a training iteration's layers and stop"

@@ -13,7 +13,7 @@ import sys
 import _common
 
 from detection.evaluation import report
-from detection.evaluation.measure import reevaluate
+from detection.evaluation.measure import evaluation_folder, reevaluate
 from detection.fast_rcnn.jobs import get_dataset
 
 
@@ -28,6 +28,8 @@ def main(args) -> None:
         print(f"{dataset.name} has no annotations to measure by")
     else:
         print(report.table(evaluation))
+    if evaluation is not None or args.server:
+        print(f"\nwritten to {evaluation_folder(args.detections, args.output)}{f'; {args.server}' * bool(args.server)}")
 
 
 if __name__ == "__main__":

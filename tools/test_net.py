@@ -44,5 +44,9 @@ if __name__ == "__main__":
     parser.add_argument("--wait", action="store_true", help="wait until the file of --net exists")
     parser.add_argument("--comp", action="store_true", help="competition mode: result files beside the others")
     parser.add_argument("--compare", action="store_true", help="also without box regression, and an untrained net")
-    parser.add_argument("--output", metavar="DIR", help="folder for what is written (default: named after the model)")
+    parser.add_argument(
+        "--output", metavar="DIR",
+        help="folder for what is written (default: named after model and data set); files of an earlier test in it, "
+        "with other options too, are replaced",
+    )  # fmt: skip
     sys.exit(_common.run(main, parser.parse_args()))

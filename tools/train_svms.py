@@ -21,6 +21,7 @@ def main(args) -> None:
     jobs.configure(args.cfg, args.definition, args.set)
     model = jobs.train_svms(args.definition, args.imdb, args.net, args.proposals, args.out, args.fit_classes)
     print(f"model with SVMs: {model}")
+    print(f"to test it: tools/test_net.py --def {args.definition} --net {model} --set TEST.SVM True")
 
 
 if __name__ == "__main__":

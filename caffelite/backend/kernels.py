@@ -237,9 +237,12 @@ _compilers: list[Path] = []
 
 def compiler() -> list[str]:
     """The command of the host's C++ compiler: $CXX, g++, clang++, c++, or the zig wheel's. Raises BackendError."""
-    for candidate in (os.environ.get("CXX"), "g++", "clang++", "c++"):
-        if candidate and shutil.which(candidate.split()[0]):
-            return candidate.split()
+    chosen = os.environ.get("CXX", "").split()
+    if chosen and not shutil.which(chosen[0]):
+        raise BackendError(f"CXX={' '.join(chosen)}: there is no such command; correct it, or unset it")
+    for command in (chosen, ["g++"], ["clang++"], ["c++"]):
+        if command and shutil.which(command[0]):
+            return command
     try:
         import ziglang  # noqa: F401
     except ImportError:

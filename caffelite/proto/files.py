@@ -137,7 +137,9 @@ def _read_bytes(path: str | Path, error_type: type[Exception]) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
+        where = isinstance(error, FileNotFoundError) and not Path(path).is_absolute()
+        hint = f"; paths start at the current folder, {Path.cwd()}" if where else ""
+        raise error_type(f"{path}: cannot be read: {error.strerror}{hint}") from error
     if not data:
         raise error_type(f"{path}: the file is empty")
     return data

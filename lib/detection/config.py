@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,7 +236,7 @@ class Options:
         pairs = sorted(zip(words[::2], words[1::2]), key=lambda pair: pair[0] != "PROFILE")
         for name, text in pairs:
             try:
-                value = plain_yaml.load(text)
+                value = plain_yaml.load(re.sub(r"^\((.*?),?\)$", r"[\1]", text))  # the originals' tuples are Python's
             except yaml.YAMLError:
                 value = text
             for part in reversed(name.split(".")):

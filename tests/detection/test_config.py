@@ -48,6 +48,8 @@ def test_pairs(options):
     assert options.TRAIN.USE_FLIPPED is False
     assert options.TEST.NMS == 0.4
     assert options.TRAIN.SNAPSHOT_INFIX == "7"
+    options.merge_pairs(["TRAIN.SCALES", "(400,)", "TEST.SCALES", "(480, 600)"])  # as the originals' tools take them
+    assert (options.TRAIN.SCALES, options.TEST.SCALES) == ((400,), (480, 600))
 
 
 def test_pixel_means_nested_as_in_the_originals_files(options):

@@ -53,8 +53,10 @@ def _load(path: str | Path) -> tuple[list[list[np.ndarray]], list[str]]:
     keys = ("detections", "class_index", "image_index", "num_classes", "images")
     try:
         arrays = read_arrays(path, keys)
-    except (FileFormatError, FileNotFoundError) as e:
-        raise EvaluationError(f"{path}: cannot be read as detections that a test has saved: {e}") from None
+    except FileNotFoundError:
+        raise EvaluationError(f"{path}: there is no such file; tools/test_net.py writes it") from None
+    except FileFormatError as e:
+        raise EvaluationError(f"{e}; expected detections that a test has saved") from None
     dets, classes, images, num_classes, names = (arrays[key] for key in keys)
     whole = all(array.dtype.kind == "i" for array in (classes, images, num_classes)) and num_classes.shape == ()
     if dets.ndim != 2 or dets.shape[1] != 5 or not classes.shape == images.shape == dets.shape[:1] or not whole:

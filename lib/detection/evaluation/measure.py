@@ -54,12 +54,19 @@ def reevaluate(
     """
     file = Path(file) / "detections.npz" if Path(file).is_dir() else Path(file)
     detections = load_detections(file, dataset)
-    folder = Path(output) if output else file.parent / "reval"
+    folder = evaluation_folder(file, output)
     if server:
         write_server_archive(dataset, detections, server, folder / "results", protocol.get("competition", "comp4"))
     if not dataset.has_annotations:
         return None
     return measure(dataset, detections, folder, folder / "results", **protocol)
+
+
+def evaluation_folder(file: str | Path, output: str | Path | None = None) -> Path:
+    """Where `reevaluate` writes."""
+    if output:
+        return Path(output)
+    return (Path(file) if Path(file).is_dir() else Path(file).parent) / "reval"
 
 
 def write_for_server(

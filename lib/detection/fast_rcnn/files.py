@@ -65,6 +65,7 @@ def newest_model(definition: str, classes: Sequence[str] | None = None, count: i
     models = [model for model in found if re.fullmatch(r".*_iter_\d+\.caffemodel(\.h5)?", model.name)]
     if not models:
         where = folder or f"output/{cfg.EXP_DIR}"
+        where += "" if os.path.isabs(where) else f" of the current folder, {os.getcwd()}"
         raise WeightsError(f"there is no trained model {name}_iter_*.caffemodel in {where}; train one with {command}")
     learned = {model: kept_class_names(model) for model in models}
     if classes is not None:

@@ -250,9 +250,13 @@ def _model_for(dataset, definition: str, model: str | None) -> Path:
         raise CaffeliteError(f"--net {model}: there is no such file")
     learned = kept_class_names(model)
     if learned is not None and learned != list(dataset.classes):
+        if sorted(learned) == sorted(dataset.classes):
+            advice = "name them in this order, as FOLDER:SET:CLASS,CLASS,..."
+        else:
+            advice = f"name a model that learned them (--net), or its net (--def, now {definition})"
         raise ConfigError(
             f"{dataset.name} has the classes {', '.join(dataset.classes[1:])}, but {model} learned "
-            f"{', '.join(learned[1:])}: name them in this order, as FOLDER:SET:CLASS,CLASS,..."
+            f"{', '.join(learned[1:])}: {advice}"
         )
     return model
 

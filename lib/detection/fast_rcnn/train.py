@@ -119,6 +119,13 @@ class Trainer:
                 f"nothing to train: the solver is at iteration {first}, {max_iters} are asked for: ask for more, or "
                 "continue from an earlier snapshot (--snapshot)"
             )
+        steps = {"step": [self.param.stepsize], "multistep": self.param.stepvalue}.get(self.param.lr_policy)
+        if steps and steps[0] >= max_iters:
+            logger.info(
+                "the rate stays as it is: the solver changes it at iteration %d first, and %d are made",
+                steps[0],
+                max_iters,
+            )
         log = TrainingLog(self.loss_log, first)
         try:
             with Signals() as signals, logging_redirect_tqdm(), self._progress(max_iters) as show, _debug(self.param):
@@ -176,7 +183,8 @@ class Trainer:
                 means = {name: sum(each[name] for each in recent) / len(recent) for name in losses}
                 bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
                 bar.update()
-                if bar.disable and self.lines_every and self.solver.iter % self.lines_every == 0:
+                due = self.lines_every and (self.solver.iter % self.lines_every == 0 or self.solver.iter == max_iters)
+                if bar.disable and due:
                     text = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
                     done = f"iteration {self.solver.iter} of {max_iters}"
                     logger.info(

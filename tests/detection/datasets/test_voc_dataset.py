@@ -63,6 +63,10 @@ def test_folders_and_image_sets_that_are_not_there(voc_folder, tmp_path):
     folder = voc_folder(IMAGES)
     with pytest.raises(DatasetError, match=r"trian\.txt: there is no such image set; those of this data set: all"):
         VocDataset(folder, "trian")
+    (folder / "ImageSets" / "Main" / "all.txt").rename(folder / "all.txt")
+    with pytest.raises(DatasetError, match=r"all\.txt: there is no such image set; write one: a text, in each line"):
+        VocDataset(folder, "all")
+    (folder / "all.txt").rename(folder / "ImageSets" / "Main" / "all.txt")
     shutil.rmtree(folder / "JPEGImages")
     with pytest.raises(DatasetError, match="JPEGImages: expected the folder"):
         VocDataset(folder, "all").gt_roidb()

@@ -83,7 +83,7 @@ def test_damaged_files_of_detections(tmp_path, dataset, changes):
         load_detections(tmp_path / "d.npz", dataset)
     for data in (b"", b"no zip", (tmp_path / "d.npz").read_bytes()[:-30]):
         (tmp_path / "d.npz").write_bytes(data)
-        with pytest.raises(EvaluationError, match=r"d\.npz: cannot be read as detections"):
+        with pytest.raises(EvaluationError, match=r"d\.npz: damaged, .*; expected detections that a test has saved"):
             load_detections(tmp_path / "d.npz", dataset)
 
 
@@ -150,6 +150,11 @@ def test_other_rules(tmp_path, dataset, detections):
         reevaluate(dataset, tmp_path, server=tmp_path / "results.zip")
 
 
+def test_detections_that_are_not_there(tmp_path, dataset):
+    with pytest.raises(EvaluationError, match=r"^\S+/none\.npz: there is no such file; tools/test_net\.py writes it$"):
+        load_detections(tmp_path / "none.npz", dataset)
+
+
 def test_tool(tmp_path, dataset, detections):
     save_detections(tmp_path / "detections.npz", detections, dataset.image_index)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "lib")])}
@@ -160,6 +165,7 @@ def test_tool(tmp_path, dataset, detections):
     assert run.returncode == 0, run.stderr
     assert "area under the curve" in run.stdout and "chance: 95 % of 1000 draws" in run.stdout
     assert [line.split()[-1] for line in run.stdout.splitlines() if line.startswith("mean")] == ["0.7500"]
+    assert run.stdout.endswith(f"written to {tmp_path / 'reval'}\n")
 
 
 @pytest.mark.parametrize("overlap", [50, -0.1, 1, float("nan")])

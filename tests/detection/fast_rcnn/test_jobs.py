@@ -232,8 +232,12 @@ def test_a_model_of_something_else(job):
     classes = "set:train:" + ",".join(shapes.CLASSES)
     model = jobs.train("solver.prototxt", classes, 1, fit_classes=True, output="a")
     turned = "set:test:" + ",".join(reversed(shapes.CLASSES))
-    with pytest.raises(ConfigError, match=r"has the classes triangle, .*, but .* learned box, .*, triangle"):
+    with pytest.raises(ConfigError, match=r"has the classes triangle, .*, but .* learned box, .*: name them in this"):
         jobs.test("test.prototxt", turned, str(model), fit_classes=True)
+    with pytest.raises(
+        ConfigError, match=r"has the classes box, but .* learned box, .*\(--net\), .*now test\.prototxt"
+    ):
+        jobs.test("test.prototxt", "set:test:box", str(model), fit_classes=True)
     (job / "test.prototxt").write_text((TEST % BODY).replace("conv1", "other"))
     with pytest.raises(WeightsError, match=r"is no model of test\.prototxt: it lacks the layers other$"):
         jobs.test("test.prototxt", classes, str(model), fit_classes=True)

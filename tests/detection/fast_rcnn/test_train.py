@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
 import caffelite as caffe
 from caffelite.errors import FileFormatError, WeightsError
@@ -197,6 +198,10 @@ def test_display_and_debug_info(tmp_path, entries, caplog):
     trainer_of(solver_param(tmp_path, more="display: 2"), entries).train(4)
     lines = [record.message for record in caplog.records if record.message.startswith("iteration ")]
     assert [line.split(":")[0] for line in lines] == ["iteration 2 of 4", "iteration 4 of 4"]
+    caplog.clear()
+    trainer_of(solver_param(tmp_path, more="display: 2"), entries).train(3)
+    assert "iteration 2 of 3:" in caplog.text and "iteration 3 of 3:" in caplog.text  # the last one is always told
+    caplog.clear()
     assert "[Forward]" not in caplog.text
     caplog.clear()
     trainer_of(solver_param(tmp_path, more="display: 2 debug_info: true"), entries).train(2)
@@ -204,6 +209,25 @@ def test_display_and_debug_info(tmp_path, entries, caplog):
     caplog.clear()
     trainer_of(solver_param(tmp_path, more="display: 0 debug_info: true"), entries).train(2)
     assert "has debug_info but no display" in caplog.text and "iteration 2 of 2" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "policy, is_told",
+    [
+        ('lr_policy: "step" gamma: 0.1 stepsize: 2', True),
+        ('lr_policy: "step" gamma: 0.1 stepsize: 1', False),
+        ('lr_policy: "multistep" gamma: 0.1 stepvalue: 2', True),
+        ('lr_policy: "fixed"', False),
+    ],
+)
+def test_a_training_that_ends_before_the_rate_falls_says_so(tmp_path, entries, caplog, policy, is_told):
+    caplog.set_level("INFO", "detection")
+    param = solver_param(tmp_path)
+    for field in ("lr_policy", "gamma", "stepsize", "stepvalue"):
+        param.ClearField(field)
+    text_format.Merge(policy, param)
+    trainer_of(param, entries).train(2)
+    assert ("the rate stays as it is: the solver changes it at iteration 2 first" in caplog.text) == is_told
 
 
 def test_class_counts(tmp_path, entries):

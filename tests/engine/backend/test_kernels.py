@@ -83,11 +83,17 @@ def test_names_that_do_not_exist(family):
 
 def test_no_compiler_is_one_sentence_with_two_ways_out(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CXX", "g++-none")
+    monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setitem(launcher.sys.modules, "ziglang", None)
     with pytest.raises(
         BackendError, match=r"^no C\+\+ compiler found[^\n]*apt install g\+\+[^\n]*pip install ziglang$"
     ):
+        launcher.compiler()
+
+
+def test_a_chosen_compiler_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("CXX", "g++-none -m64")
+    with pytest.raises(BackendError, match=r"^CXX=g\+\+-none -m64: there is no such command"):
         launcher.compiler()
 
 

@@ -79,6 +79,16 @@ def test_missing_file_and_folder(read, tmp_path):
         assert str(path) in str(caught.value)
 
 
+def test_where_a_path_starts_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        PrototxtError, match=rf"^a/b\.prototxt: cannot be .*; paths start at the current folder, {tmp_path}$"
+    ):
+        read_net("a/b.prototxt")
+    with pytest.raises(PrototxtError, match=r"No such file or directory$"):
+        read_net(tmp_path / "b.prototxt")
+
+
 def test_binary_goes_round(tmp_path):
     net = parse_text('name: "x" layer { name: "y" }', "NetParameter")
     write_binary(tmp_path / "net.bin", net)
