@@ -1,4 +1,4 @@
-"""What runs on a real GPU (or, to test these tests, on the stand-in for CuPy): skipped where there is none."""
+"""What runs on a GPU (or, to test these tests, on an emulated one, tests/stand_in): skipped where there is none."""
 
 import os
 
@@ -31,7 +31,13 @@ def gpu():
 
 @pytest.fixture
 def emulated() -> bool:
-    """Whether the GPU is the stand-in."""
+    """Whether there is no GPU: the stand-in for CuPy, or CuPy itself over an emulated CUDA."""
+    return backend.xp.cuda.runtime.getDeviceProperties(0)["name"] == b"emulated card"
+
+
+@pytest.fixture
+def stand_in() -> bool:
+    """Whether CuPy is the stand-in, whose arrays and events can be watched."""
     return "stand-in" in backend.xp.__version__
 
 

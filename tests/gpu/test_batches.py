@@ -66,8 +66,8 @@ def test_batches_staged_by_threads_arrive_whole_while_memory_is_used_again():
     assert len(staging._free) == before
 
 
-def test_memory_is_not_used_again_before_it_was_copied(emulated):
-    if not emulated:
+def test_memory_is_not_used_again_before_it_was_copied(stand_in):
+    if not stand_in:
         pytest.skip("the stand-in counts who waits")
     staging = Staging()
     taken(staging.stage(arrays()))

@@ -175,7 +175,7 @@ READ_BACK = {"DetectionOutput", "DetectionEvaluate"}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_gpu_has_computed_stays_there(name, emulated, monkeypatch):
+def test_what_a_gpu_has_computed_stays_there(name, stand_in, monkeypatch):
     """Labels, indices and RoIs come from the host and are checked there; nothing else is copied back or waited for."""
     text, inputs, options = CASES[name]
     options = dict(options)
@@ -201,7 +201,7 @@ def test_what_a_gpu_has_computed_stays_there(name, emulated, monkeypatch):
 
     for method in ("host", "read"):
         watch(Memory, method, lambda memory: memory._newest == "device")
-    if emulated:  # CuPy's own arrays cannot be watched
+    if stand_in:  # CuPy's own arrays cannot be watched
         for method in ("get", "item", "__float__", "__int__", "__bool__", "__index__"):
             watch(backend.xp.ndarray, method, lambda array: True)
     elif "DetectionOutput" in name:

@@ -13,6 +13,7 @@ from caffelite.backend import cudnn
 from caffelite.backend.convolution import Convolution
 from caffelite.blob import Memory
 from caffelite.errors import BackendError, CaffeliteError, LayerError
+from caffelite.layers import inner_product
 
 ROOT = Path(__file__).resolve().parents[2]
 NET = """
@@ -174,7 +175,7 @@ def test_an_error_of_cuda_names_the_layer(monkeypatch):
     def fail(*arguments, **named):
         raise backend.xp.cuda.runtime.CUDARuntimeError(700)
 
-    monkeypatch.setattr(backend._module, "add", fail)
+    monkeypatch.setattr(inner_product, "gemm", fail)
     with pytest.raises(LayerError, match=r"layer 'fc' .*the GPU reports .*CUDA_LAUNCH_BLOCKING=1"):
         net.forward()
 

@@ -1,8 +1,14 @@
 """Fixtures that let a test run the GPU's code without a GPU."""
 
 import ctypes
+import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
+from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +17,7 @@ from caffelite import backend
 from caffelite.backend import cudnn, cudnn_convolution, kernels, nms
 
 FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
 
 
 def build_cudnn(target: Path, *options: str) -> Path:
@@ -24,6 +31,42 @@ def build_cudnn(target: Path, *options: str) -> Path:
 def cudnn_file(tmp_path_factory) -> Path:
     """The stand-in for libcudnn, compiled."""
     return build_cudnn(tmp_path_factory.mktemp("cudnn") / "libcudnn.so.9")
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda(tmp_path_factory) -> dict[str, str]:
+    """The environment in which CuPy itself runs on an emulated CUDA, see driver/sitecustomize.py."""
+    found = [d.version for d in distributions() if (d.metadata["Name"] or "").startswith("cupy")]
+    headers = [path.parent for path in wheels("*/include/driver_types.h") if (path.parent / "crt").is_dir()]
+    if not any(version.startswith("14.") for version in found) or not headers:
+        pytest.skip("needs CuPy 14 and CUDA's headers: pip install 'cupy-cuda13x==14.*' nvidia-cuda-{runtime,crt}")
+    if (sys.platform, platform.machine()) != ("linux", "x86_64") or shutil.which("nm") is None:
+        pytest.skip("needs Linux on x86-64, and nm: apt install binutils")
+    folder = tmp_path_factory.mktemp("cuda")
+    (cupy,) = find_spec("cupy_backends").submodule_search_locations
+    (binding,) = Path(cupy, "cuda", "libs").glob("cublas.*.so")
+    listed = subprocess.run(["nm", "-D", str(binding)], capture_output=True, text=True, check=True).stdout
+    versioned = re.findall(r" U (cublas\w+)@(\S+)", listed)
+    (soname,) = {name for _, name in versioned}
+    own = (FOLDER / "driver" / "cublas.cc").read_text()
+    stubs = [f'extern "C" int {name}() {{ return 15; }}\n' for name, _ in versioned if f"int {name}(" not in own]
+    (folder / "cublas.cc").write_text(own + "".join(stubs))
+    (folder / "version").write_text(f"{soname} {{ global: *; }};\n")
+    (folder / "nothing.cc").write_text("")
+    for name, source, *options in (
+        (soname, folder / "cublas.cc", "-O3", "-march=native", f"-Wl,--version-script={folder / 'version'}"),
+        (soname.replace("cublas", "cublasLt"), folder / "nothing.cc"),  # CuPy asks whether it is there
+        ("libcuda.so.1", FOLDER / "driver" / "driver.cc", *(f"-I{header}" for header in headers)),
+    ):
+        command = [*kernels.compiler(), "-std=c++17", "-shared", "-fPIC", *options, str(source), "-ldl"]
+        subprocess.run([*command, f"-Wl,-soname,{name}", "-o", str(folder / name)], check=True)
+    path = os.pathsep.join(map(str, (FOLDER / "driver", ROOT, ROOT / "lib")))
+    return {"PYTHONPATH": path, "CAFFELITE_EMULATED_CUDA": str(folder)}
+
+
+def wheels(pattern: str) -> list[Path]:
+    """Files of NVIDIA's packages."""
+    return [path for folder in map(Path, sys.path) for path in sorted(folder.glob(f"nvidia/{pattern}"))]
 
 
 def forget() -> None:

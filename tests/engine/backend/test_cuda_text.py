@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caffelite.backend.kernels import CUDA_OPTIONS, SOURCES, build_cpu, families, signatures, source
-from tests.stand_in.cupy import emulator
+from tests.stand_in import threads
 
 
 def _nvrtc() -> ctypes.CDLL:
@@ -81,8 +81,8 @@ extern "C" void one(unsigned thread, int n, int planes, long long* count) {
 def test_loops_of_a_gpu_end_before_an_int_does(n, thread):
     """A thread of the largest grid: a step beyond 2^31 would go on at negative numbers."""
     planes = next(planes for planes in (7, 4, 1) if n % planes == 0)
-    text = emulator.HEAD + (SOURCES / "shim.h").read_text() + ONE_THREAD
-    library = ctypes.CDLL(str(build_cpu(text, "loops", ("-fwrapv",))))
+    text = threads.HEADER.read_text() + threads.AS_CUDA + (SOURCES / "shim.h").read_text() + ONE_THREAD
+    library = ctypes.CDLL(str(build_cpu(text, "loops", ("-std=c++17", "-fwrapv"))))
     count = (ctypes.c_longlong * 2)()
     library.one(thread, n, planes, count)
     assert list(count) == [len(range(thread, n, 2**28))] * 2

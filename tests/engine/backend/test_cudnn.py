@@ -16,11 +16,7 @@ import pytest
 from caffelite.backend import cudnn
 from caffelite.backend.kernels import compiler
 from caffelite.errors import BackendError
-from tests.stand_in.fixtures import build_cudnn, cudnn_file  # noqa: F401
-
-
-def wheels(pattern: str) -> list[Path]:
-    return [path for folder in map(Path, sys.path) for path in sorted(folder.glob(f"nvidia/{pattern}"))]
+from tests.stand_in.fixtures import build_cudnn, cudnn_file, wheels  # noqa: F401
 
 
 @pytest.fixture(scope="module")
