@@ -10,11 +10,11 @@ from tests.stand_in.fixtures import FOLDER, ROOT, cudnn_file, emulated_cuda  # n
 WITHOUT_ARRAYS = ("parse", "errors")  # golden cases that compute nothing
 
 
-def gpu_tests(environment: dict[str, str]) -> tuple[int, int]:
-    """Run tests/gpu; how many passed, and were skipped."""
+def gpu_tests(environment: dict[str, str], *chosen: str) -> tuple[int, int]:
+    """Run tests/gpu, or those chosen; how many passed, and were skipped."""
     left_out = [f"--deselect=tests/gpu/test_golden.py::test_golden_values[{kind}]" for kind in WITHOUT_ARRAYS]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/gpu", *left_out],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(chosen or ["tests/gpu"]), *left_out],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -34,3 +34,10 @@ def test_gpu_tests_pass_on_the_stand_in(cudnn_file):  # noqa: F811
 def test_gpu_tests_pass_on_cupy_over_an_emulated_cuda(emulated_cuda, cudnn_file):  # noqa: F811
     passed, skipped = gpu_tests({**emulated_cuda, "CUDNN_LIBRARY": str(cudnn_file)})
     assert passed > 180 and skipped <= 6  # also what only the stand-in can count
+
+
+def test_kernels_keep_to_their_arrays(emulated_cuda, cudnn_file):  # noqa: F811
+    """Without CuPy's pool every array is an allocation of its own, behind which no memory is."""
+    environment = {**emulated_cuda, "CUDNN_LIBRARY": str(cudnn_file), "CAFFELITE_TEST_WITHOUT_POOL": "1"}
+    passed, _ = gpu_tests(environment, "tests/gpu/test_layers.py", "tests/gpu/test_nms.py", "-k", "gpu_is_cpu or every")
+    assert passed > 100

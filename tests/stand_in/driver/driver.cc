@@ -3,8 +3,9 @@
    another stream than the null stream: as late as can be, when something waits for them.
 
    Stricter than a driver: a copy from or to the wrong side, a kernel of another device and a launch beyond a card's
-   limits are errors, and said.  The runtime's functions have `emulated_` before their names: sitecustomize.py makes those
+   limits are errors, and said; who reads or writes behind the end of allocated memory ends the program.  The runtime's functions have `emulated_` before their names: sitecustomize.py makes those
    that are linked into CuPy jump to them. */
+#include <cerrno>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -17,15 +18,18 @@
 
 #include <dlfcn.h>
 #include <driver_types.h> /* nvidia-cuda-runtime */
+#include <sys/mman.h>
 
 namespace {
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, NOT_FOUND = 500 };
 enum { NOT_SUPPORTED = 801, DEVICES = 2, VERSION = 13000, MOST_THREADS = 1024 };
-const size_t MEMORY = size_t(8) << 30;
+const size_t MEMORY = size_t(8) << 30, PAGE = 4096;
 const unsigned char GARBAGE = 0xA5;
 struct Block {
   size_t size;
   int device;
+  char* mapped;
+  size_t mapped_size;
 };
 struct Function {
   void (*run)(unsigned grid, unsigned block, void** arguments);
@@ -142,23 +146,29 @@ int emulated_other(const char* name) { return say(NOT_SUPPORTED, "%s is not ther
 /* memory */
 int emulated_cudaMalloc(void** pointer, size_t size) {
   const std::lock_guard<std::recursive_mutex> guard(lock);
+  *pointer = nullptr;
+  if (!size) return SUCCESS;
   if (used + size > MEMORY) return OUT_OF_MEMORY;
-  *pointer = size ? aligned_alloc(512, (size + 511) / 512 * 512) : nullptr;
-  if (!*pointer) return SUCCESS;
+  const size_t whole = (size + PAGE - 1) / PAGE * PAGE;
+  void* mapped = mmap(nullptr, whole + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return say(OUT_OF_MEMORY, "%s", strerror(errno));
+  char* const begin = static_cast<char*>(mapped);
+  if (mprotect(begin + whole, PAGE, PROT_NONE)) return say(OUT_OF_MEMORY, "%s", strerror(errno));
+  *pointer = begin + whole - size; /* what x86 has of alignment is speed */
   memset(*pointer, GARBAGE, size);
-  blocks[static_cast<char*>(*pointer)] = {size, device};
+  blocks[static_cast<char*>(*pointer)] = {size, device, begin, whole + PAGE};
   used += size;
   return SUCCESS;
 }
 int emulated_cudaFree(void* pointer) {
   const std::lock_guard<std::recursive_mutex> guard(lock);
-  const auto found = blocks.find(static_cast<char*>(pointer));
   if (!pointer) return SUCCESS;
-  finish_all();
+  const auto found = blocks.find(static_cast<char*>(pointer));
   if (found == blocks.end()) return say(INVALID_VALUE, "memory is freed that was not allocated");
+  finish_all();
   used -= found->second.size;
+  munmap(found->second.mapped, found->second.mapped_size);
   blocks.erase(found);
-  free(pointer);
   return SUCCESS;
 }
 int emulated_cudaHostAlloc(void** pointer, size_t size, unsigned) {
