@@ -221,6 +221,11 @@ int emulated_cudaEventRecord(void* event, void* stream) {
   return SUCCESS;
 }
 int emulated_cudaEventSynchronize(void* event) { return wait_for(event); }
+int emulated_cudaEventQuery(void* event) {
+  const std::lock_guard<std::recursive_mutex> guard(lock);
+  const Event& e = events[event];
+  return e.stream && e.stream->done < e.count ? cudaErrorNotReady : cudaSuccess;
+}
 
 /* the driver; an "image" is the name of a library */
 int cuGetErrorName(int, const char** text) { return *text = "CUDA_ERROR_UNKNOWN", SUCCESS; }
