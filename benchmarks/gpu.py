@@ -53,6 +53,21 @@ class Sizes:
         self.sides = (100, 75) if small else (JPEG_WIDTH, JPEG_HEIGHT)
 
 
+def start(gpu: int, small: bool) -> Sizes | None:
+    """Select a GPU and tell what it is; None with a line where there is none."""
+    try:
+        caffe.set_mode_gpu()
+        caffe.set_device(gpu)
+    except BackendError as e:
+        print(f"no benchmark: {e}")
+        return None
+    for line in backend.describe_gpus():
+        print(line)
+    sizes = Sizes(small)
+    fast_rcnn.HEIGHT, fast_rcnn.WIDTH = sizes.height, sizes.width
+    return sizes
+
+
 def seconds(run, repeats: int, rounds: int, wait=backend.synchronize) -> float:
     """Median over rounds of the time of one of `repeats` runs, after one round to warm up."""
     times = []
@@ -289,16 +304,9 @@ def main() -> int:
     parser.add_argument("--no-torch", action="store_true", help="without the comparison")
     parser.add_argument("--small", action="store_true", help="tiny sizes: to try the program, not to measure")
     options = parser.parse_args()
-    try:
-        caffe.set_mode_gpu()
-        caffe.set_device(options.gpu)
-    except BackendError as e:
-        print(f"no benchmark: {e}")
+    sizes = start(options.gpu, options.small)
+    if sizes is None:
         return 2
-    sizes = Sizes(options.small)
-    fast_rcnn.HEIGHT, fast_rcnn.WIDTH = sizes.height, sizes.width
-    for line in backend.describe_gpus():
-        print(line)
     torch = load_torch(not options.no_torch)
     rates = ceilings(sizes)
     print(

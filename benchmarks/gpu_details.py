@@ -17,12 +17,10 @@ import fast_rcnn
 import gpu
 import numpy as np
 
-import caffelite as caffe
 from caffelite import backend
 from caffelite.backend import cudnn, nms, xp
 from caffelite.backend import cudnn_convolution as cc
 from caffelite.cli import print_layer_times
-from caffelite.errors import BackendError
 from caffelite.layers.convolution import Convolution
 from caffelite.operations import multiply_adds
 from detection.boxes import nms_groups
@@ -120,16 +118,9 @@ def main() -> int:
     parser.add_argument("--net", default="VGG16", help="models/<NET> (default: VGG16)")
     parser.add_argument("--small", action="store_true", help="tiny sizes: to try the program, not to measure")
     options = parser.parse_args()
-    try:
-        caffe.set_mode_gpu()
-        caffe.set_device(options.gpu)
-    except BackendError as e:
-        print(f"no benchmark: {e}")
+    sizes = gpu.start(options.gpu, options.small)
+    if sizes is None:
         return 2
-    sizes = gpu.Sizes(options.small)
-    fast_rcnn.HEIGHT, fast_rcnn.WIDTH = sizes.height, sizes.width
-    for line in backend.describe_gpus():
-        print(line)
     _, solver = fast_rcnn.training(options.net, np.random.default_rng(0))
     for tf32 in (False, True):
         with gpu.tf32(tf32):
