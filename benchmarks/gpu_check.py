@@ -11,8 +11,8 @@ torchvision for the comparison. What an image may lack is brought along: on a ma
 
     python benchmarks/gpu_check.py --prepare
 
-puts the default job's data set, its proposals (selective search is in OpenCV's contrib modules only) and the original's
-values into output/gpu-check; copy that folder to the machine with the GPU.
+puts the default job's data set, its proposals (selective search is in OpenCV's contrib modules only), the original's
+values and published models into output/gpu-check; copy that folder to the machine with the GPU.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = ROOT / "output" / "gpu-check"
+SHARED = ROOT.parent / "shared"
+MODELS = ("real/models", "real/imagenet")
 NEEDED = {
     "numpy": "numpy",
     "google.protobuf": "protobuf",
@@ -118,7 +120,7 @@ def first_existing(*paths: Path) -> Path | None:
 
 def golden() -> Path | None:
     """The values of the original Caffe."""
-    return first_existing(ROOT.parent / "shared" / "golden", PACK / "golden")
+    return first_existing(SHARED / "golden", PACK / "shared" / "golden")
 
 
 def check_tests(check: Check) -> None:
@@ -224,8 +226,14 @@ def prepare() -> None:
         for i, boxes in enumerate(dataset_proposals(dataset)):
             cells[0, i] = np.float64(boxes[:, [1, 0, 3, 2]] + 1)  # y1 x1 y2 x2 from 1, as the authors' files
         scipy.io.savemat(PACK / f"proposals_{split}.mat", {"boxes": cells}, do_compression=True)
-    if golden() and not (PACK / "golden").exists():
-        shutil.copytree(golden(), PACK / "golden")
+    for name in ("golden", *MODELS):
+        if (SHARED / name).is_dir():
+            shutil.copytree(SHARED / name, PACK / "shared" / name, dirs_exist_ok=True)
+    for expected in (PACK / "shared").glob("real/imagenet/*/expected.npz"):
+        for name in np.load(expected)["names"]:
+            photograph = Path("real", "images", "VOC2012_100", "JPEGImages", f"{name}.jpg")
+            (PACK / "shared" / photograph).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(SHARED / photograph, PACK / "shared" / photograph)
     size = sum(path.stat().st_size for path in PACK.rglob("*") if path.is_file())
     print(f"{PACK}: {size / 2**20:.1f} MiB to take along")
 

@@ -1,11 +1,14 @@
 """What runs on a GPU (or, to test these tests, on an emulated one, tests/stand_in): skipped where there is none."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from caffelite import backend
 from caffelite.errors import BackendError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pytest_report_header() -> list[str]:
@@ -39,6 +42,15 @@ def emulated() -> bool:
 def stand_in() -> bool:
     """Whether CuPy is the stand-in, whose arrays and events can be watched."""
     return "stand-in" in backend.xp.__version__
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the checkout, or what benchmarks/gpu_check.py --prepare has taken of it to another machine."""
+    folder = next(filter(Path.is_dir, (ROOT.parent / "shared", ROOT / "output" / "gpu-check" / "shared")), None)
+    if folder is None:
+        pytest.skip("needs the folder `shared` beside the checkout, or benchmarks/gpu_check.py --prepare")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_outputs_and_inner_blobs(shared, name):
             # image, class, score and box in rows from the best to the worst: each row in its place
             detections = len(value[0, 0])
             np.testing.assert_array_equal(actual[..., :2], value[..., :2])
-            np.testing.assert_allclose(actual, value, rtol=1e-4, err_msg=key)
+            np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-5, err_msg=key)
         np.testing.assert_allclose(actual, value, rtol=0, atol=1e-4 * np.abs(value).max(), err_msg=key)
     assert (len(outputs), detections) == MODELS[name]
 
