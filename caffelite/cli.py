@@ -29,8 +29,8 @@ PHASES = {"TRAIN": TRAIN, "TEST": TEST}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for wrong options or a device
-    that is not there, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run one command; returns the exit status: 0, 1 for an error (one line on stderr), 2 for options that do not exist
+    or a device that is not there, 130 after Ctrl-C, 141 where nobody reads the output, 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args([_two_dashes(argument) for argument in arguments])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -43,14 +43,17 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"caffelite: {e}", file=sys.stderr)
             return 2
         status = options.run(options) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except CaffeliteError as e:
         print(f"caffelite: {e}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # who read the output wants no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if options.command == "train":
+            print("caffelite: stopped: nobody reads the output any more", file=sys.stderr)
+        return 128 + signal.SIGPIPE
     except OSError as e:
         print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
         return 1

@@ -11,7 +11,24 @@ from caffelite.errors import BackendError
 from caffelite.proto import message
 
 TEXT_FORMATS = ("dot", "gv", "raw")  # written without Graphviz
-FORMATS = ("png", "svg", "pdf", "ps", "eps", "jpg", "jpeg", "gif", "webp", *TEXT_FORMATS)
+FORMATS = (
+    "png",
+    "svg",
+    "pdf",
+    "ps",
+    "eps",
+    "jpg",
+    "jpeg",
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "webp",
+    "json",
+    "plain",
+    "xdot",
+    *TEXT_FORMATS,
+)
 BLOB_COLOR, LAYER_COLOR, IN_PLACE_COLOR = "#E0E0E0", "#6495ED", "#90EE90"
 COLORS = {"Convolution": "#FF5050", "Deconvolution": "#FF5050", "Pooling": "#FF9900", "InnerProduct": "#CC33FF"}
 _PARAMS = {

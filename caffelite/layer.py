@@ -11,9 +11,10 @@ from caffelite.errors import LayerError, NetError
 
 _registry: dict[str, type[Layer]] = {}
 ABSENT = {
-    "WindowData": "the windows that R-CNN cuts from images are not read here; Fast R-CNN's RoIDataLayer reads RoIs"
+    "WindowData": "the windows that R-CNN cuts from images are not read here; Fast R-CNN's RoIDataLayer reads RoIs",
+    "ROIAlign": "Mask R-CNN is not here yet; Fast R-CNN's ROIPooling is, which rounds to whole cells",
 }
-"""Types of Caffe that are known and left out: why, and what there is."""
+"""Types that are known and left out: why, and what there is."""
 
 
 def register(*names: str):
@@ -34,9 +35,9 @@ def layer_type_list() -> list[str]:
 
 def layer_class(name: str) -> type[Layer]:
     """The class registered for a type name. Raises NetError naming the nearest known type."""
-    if name in ABSENT:
-        raise NetError(f"layer type {name!r} is not part of caffelite: {ABSENT[name]}")
     if name not in _registry:
+        if name in ABSENT:
+            raise NetError(f"layer type {name!r} is not part of caffelite: {ABSENT[name]}")
         near = difflib.get_close_matches(name, _registry, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise NetError(f"unknown layer type {name!r}{hint} (known: {', '.join(layer_type_list())})")

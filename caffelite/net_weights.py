@@ -44,7 +44,8 @@ def copy_weights(net, source: str, layers, strict: bool, skip_mismatched: bool) 
     if report.mismatched and not skip_mismatched:
         raise WeightsError(
             f"{source} does not fit {net.file}: {'; '.join(report.mismatched)}. To learn such a layer from scratch "
-            "rename it in the prototxt, or leave it as it is with --skip-mismatched (copy_from(skip_mismatched=True))"
+            "rename it in the prototxt, or leave it as it is (--skip-mismatched of a training, or "
+            "copy_from(skip_mismatched=True))"
         )
     if strict and (report.missing or report.unused or report.mismatched):
         raise WeightsError(f"strict loading: {report}")

@@ -34,7 +34,7 @@ def rank(text: str) -> tuple[str, int]:
 def main(args) -> None:
     if args.net is None:
         classes = num_classes(proto.read_net(args.definition)[0], args.definition)
-        args.net = newest_model(args.definition, count=classes)
+        args.net = newest_model(args.definition, lambda names: len(names) == classes)
     model = Path(args.net)
     if not model.is_file():
         raise CaffeliteError(f"--net {model}: there is no such file")

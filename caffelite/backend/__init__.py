@@ -120,7 +120,7 @@ def to_host(array) -> np.ndarray:
 
 
 def _import_cupy():
-    on_cpu = "compute on the CPU: without --gpu, or set_mode_gpu()"
+    on_cpu = "compute on the CPU: leave out --gpu, or the call of set_mode_gpu()"
     way_out = (
         "install it with: pip install 'cupy-cuda13x[ctk]' nvidia-cudnn-cu13 (for a driver of CUDA 12: "
         f"'cupy-cuda12x[ctk]' nvidia-cudnn-cu12), or {on_cpu}"

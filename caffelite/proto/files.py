@@ -133,13 +133,21 @@ def _holds(text: str, type_name: str) -> bool:
     return True
 
 
+def _start(path: str | Path, error: OSError) -> str:
+    """Where the path of a missing file started."""
+    if not isinstance(error, FileNotFoundError) or Path(path).is_absolute():
+        return ""
+    try:
+        return f"; paths start at the current folder, {Path.cwd()}"
+    except OSError:
+        return "; the current folder is gone"
+
+
 def _read_bytes(path: str | Path, error_type: type[Exception]) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        where = isinstance(error, FileNotFoundError) and not Path(path).is_absolute()
-        hint = f"; paths start at the current folder, {Path.cwd()}" if where else ""
-        raise error_type(f"{path}: cannot be read: {error.strerror}{hint}") from error
+        raise error_type(f"{path}: cannot be read: {error.strerror}{_start(path, error)}") from error
     if not data:
         raise error_type(f"{path}: the file is empty")
     return data

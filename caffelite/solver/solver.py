@@ -379,5 +379,6 @@ AdamSolver = _rule_class("Adam")
 
 
 def get_solver(solver, random_seed: int | None = None, file: str | None = None) -> Solver:
-    """The solver that a solver prototxt (or SolverParameter, read from `file`) describes (pycaffe's name)."""
+    """The solver that a solver prototxt describes (pycaffe's name), or a SolverParameter, which errors say to be of
+    `file`."""
     return Solver(solver, random_seed, file)

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,10 +236,7 @@ class Options:
             raise ConfigError(f"--set: expected pairs NAME VALUE, actual {len(words)} word(s): {' '.join(words)}")
         pairs = sorted(zip(words[::2], words[1::2]), key=lambda pair: pair[0] != "PROFILE")
         for name, text in pairs:
-            try:
-                value = plain_yaml.load(re.sub(r"^\((.*?),?\)$", r"[\1]", text))  # the originals' tuples are Python's
-            except yaml.YAMLError:
-                value = text
+            value = _value(text)
             for part in reversed(name.split(".")):
                 value = {part: value}
             self.merge(value, "--set")
@@ -299,6 +297,18 @@ _MOST = {
 }  # fmt: skip
 
 
+def _value(text: str):
+    """A value as YAML gives it, or a tuple as the originals take it, which is Python's."""
+    if text.strip().startswith("("):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            if isinstance(value := ast.literal_eval(text.strip()), tuple):
+                return value
+    try:
+        return plain_yaml.load(text)
+    except yaml.YAMLError:
+        return text
+
+
 def _merge(options, values: Mapping, source: str, prefix: str) -> None:
     if not prefix and "PROFILE" in values:
         if not isinstance(values["PROFILE"], str):
@@ -355,7 +365,7 @@ def _nearest(path: str) -> str:
 def _converted(value, default, path: str, source: str):
     """The value in the type of the default, where no information is lost; else ConfigError."""
     if isinstance(default, tuple):
-        while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        while isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
             value = value[0]  # the originals' files nest PIXEL_MEANS like an image
         members = value if isinstance(value, list | tuple) else [value]
         if not members:

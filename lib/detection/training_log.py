@@ -114,14 +114,15 @@ def at_the_end(values: np.ndarray) -> str:
 def summary(name: str, columns: Mapping[str, np.ndarray]) -> str:
     """A log in a line: iterations, each loss at the end, time and memory."""
     parts = [f"{loss} {at_the_end(columns[loss])}" for loss in loss_names(columns)]
-    parts[-1] += f" (means of the last {min(LAST, len(columns['iter']))})"
+    if parts:
+        parts[-1] += f" (means of the last {min(LAST, len(columns['iter']))})"
     if "seconds" in columns:
         parts.append(f"{np.nanmedian(columns['seconds']):.3f} s each")
     if "peak_mib" in columns:
         parts.append(f"at most {np.nanmax(columns['peak_mib']):.0f} MiB")
     if "gpu_mib" in columns:
         parts.append(f"{np.nanmax(columns['gpu_mib']):.0f} MiB of the GPU")
-    return f"{name}: {int(columns['iter'][-1]) + 1} iterations, {', '.join(parts)}"
+    return ", ".join([f"{name}: {int(columns['iter'][-1]) + 1} iterations", *parts])
 
 
 def _number(value) -> float:

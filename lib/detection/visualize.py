@@ -16,6 +16,7 @@ from detection.training_log import LAST, at_the_end, loss_names
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _PAPER = (32, 28, 26)
+_FAR = 2**14  # pixels: as good as anywhere outside an image, and what OpenCV draws
 CELL = (400, 300)
 """Width and height in pixels that an image of a montage has at most."""
 
@@ -38,14 +39,13 @@ def draw_boxes(
     """A copy of the BGR image (height, width, 3) uint8 with boxes and their labels.
 
     `boxes` (n, 4) are x1 y1 x2 y2 in pixels from 0 of the image before it was made `zoom` times as large, `classes`
-    (n,) the numbers that choose the colours.
-    Labels stand at an edge of their boxes, where they cover no other label if there is such a place; the last choose
-    first. `thin` boxes have lines of one pixel.
+    (n,) the numbers that choose the colours. Of eight places at the edges of its box a label takes the one where it
+    covers least of other labels; the last choose first. `thin` boxes have lines of one pixel.
     """
     image = image.copy()
     diagonal = math.hypot(*image.shape[:2])
     line = 1 if thin else max(2, round(diagonal / 320))
-    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    corners = np.nan_to_num(np.asarray(boxes, np.float64).reshape(-1, 4)).clip(-_FAR, _FAR)
     corners = np.rint((corners + (0, 0, 1, 1)) * zoom - (0, 0, 1, 1)).astype(int).tolist()
     for (x1, y1, x2, y2), k in zip(corners, classes):
         if not thin:
@@ -173,10 +173,11 @@ def plot_training(
         colour = f"C{n}"
         window = max(1, len(values) // 40)
         axes.plot(iterations, values, color=colour, alpha=0.2, linewidth=0.8)
-        if len(values):
-            kernel = np.ones(window)
-            smooth = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
-            axes.plot(iterations, smooth, color=colour, label=label)
+        kernel = np.ones(window)
+        smooth = values if not len(values) else (
+            np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+        )  # fmt: skip
+        axes.plot(iterations, smooth, color=colour, label=label)
     axes.set_ylim(bottom=0)
     _save(figure, axes, path, "upper right")
 

@@ -50,6 +50,8 @@ def test_pairs(options):
     assert options.TRAIN.SNAPSHOT_INFIX == "7"
     options.merge_pairs(["TRAIN.SCALES", "(400,)", "TEST.SCALES", "(480, 600)"])  # as the originals' tools take them
     assert (options.TRAIN.SCALES, options.TEST.SCALES) == ((400,), (480, 600))
+    options.merge_pairs(["TRAIN.SNAPSHOT_INFIX", "(a)", "PIXEL_MEANS", "((1, 2, 3), )"])
+    assert (options.TRAIN.SNAPSHOT_INFIX, options.PIXEL_MEANS) == ("(a)", (1.0, 2.0, 3.0))
 
 
 def test_pixel_means_nested_as_in_the_originals_files(options):

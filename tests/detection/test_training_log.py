@@ -83,6 +83,16 @@ def test_a_number_beyond_all_floats(tmp_path):
     assert np.isnan(read_log(tmp_path / "a.jsonl")["loss"]).all()
 
 
+def test_a_log_without_losses_or_with_none_that_is_finite(tmp_path, recwarn):
+    (tmp_path / "a.jsonl").write_text('{"iter": 0, "lr": 0.1}\n')
+    assert summary("a", read_log(tmp_path / "a.jsonl")) == "a: 1 iterations"
+    (tmp_path / "b.jsonl").write_text('{"iter": 0, "loss": null}\n')
+    columns = read_log(tmp_path / "b.jsonl")
+    assert summary("b", columns) == "b: 1 iterations, loss not finite (means of the last 1)"
+    plot_logs({"b": columns}, tmp_path / "b.png")
+    assert (tmp_path / "b.png").is_file() and not recwarn.list
+
+
 def test_a_full_disk_costs_no_lines_and_is_told_once(tmp_path, monkeypatch, caplog):
     log = TrainingLog(tmp_path / "log.jsonl", 0)
     real, room = os.write, [9]

@@ -33,6 +33,13 @@ def test_labels_stay_inside_the_image(box):
     assert (extent(box) >= extent((30, 40, 80, 90)) - 4).all()
 
 
+def test_boxes_far_outside_the_image_are_drawn_as_far_as_it_goes():
+    image = np.zeros((100, 120, 3), np.uint8)
+    boxes = np.array([[50, 60, 2e16, 1e30], [-2e16, 10, np.nan, -np.inf]])
+    drawn = visualize.draw_boxes(image, boxes, [1, 2], ["far", "no number"])
+    assert drawn[60, 100].tolist() == drawn[90, 50].tolist() == list(visualize.class_colour(1))
+
+
 def test_zoom_and_threshold():
     image = np.zeros((150, 180, 3), np.uint8)
     dets = [np.zeros((0, 5)), np.array([(10, 20, 30, 40, 0.9), (40, 5, 55, 15, 0.3)])]

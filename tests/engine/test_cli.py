@@ -5,12 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import caffelite as caffe
 from caffelite.cli import main
 from caffelite.solver.lock import locked
+
+ROOT = Path(__file__).resolve().parents[2]
 
 NET = """
 name: "line"
@@ -75,6 +78,26 @@ def test_signals(files, number, effect, last, written, monkeypatch):
     assert sorted(files.glob("*.solverstate")) == [files / f"s_iter_{n}.solverstate" for n in written]
 
 
+@pytest.mark.parametrize(
+    "command", [["train", "--solver", "solver.prototxt", "--weights", "w"], ["summary", "--model", "net.prototxt"]]
+)
+def test_output_that_nobody_reads(files, command):
+    caffe.Net("net.prototxt", caffe.TEST).save("w")
+    read, write = os.pipe()
+    os.close(read)
+    script = [sys.executable, "-u", "-m", "caffelite", *command]
+    run = subprocess.run(
+        script, stdout=write, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    os.close(write)
+    assert run.returncode == 128 + signal.SIGPIPE
+    assert ("stopped: nobody reads the output" in run.stderr) == (command[0] == "train")
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *script], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert closed.returncode == 0, closed.stderr
+
+
 def test_solver_mode_gpu_is_told_not_to_be_followed(files, caplog):
     (files / "solver.prototxt").write_text((files / "solver.prototxt").read_text() + "\nsolver_mode: GPU")
     assert main(["train", "--solver", "solver.prototxt"]) == 0
@@ -87,7 +110,7 @@ def test_weights_of_other_shapes_can_be_skipped(files, capsys):
     caffe.Net("other.prototxt", caffe.TEST).save("w.caffemodel")
     command = ["train", "--solver", "solver.prototxt", "--weights", "w.caffemodel"]
     assert main(command) == 1
-    assert "as it is with --skip-mismatched" in capsys.readouterr().err
+    assert "as it is (--skip-mismatched" in capsys.readouterr().err
     assert main([*command, "--skip-mismatched"]) == 0
     assert "mismatched (other shapes, skipped): layer 'ip'" in capsys.readouterr().out
 

@@ -18,6 +18,8 @@ from caffelite.backend import cudnn, cudnn_convolution, kernels, nms
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
+CACHE = ROOT / ".pytest_cache" / "emulated"
+"""For kernels compiled to be emulated: nothing of a user's."""
 
 
 def build_cudnn(target: Path, *options: str) -> Path:
@@ -36,9 +38,9 @@ def cudnn_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def emulated_cuda(tmp_path_factory) -> dict[str, str]:
     """The environment in which CuPy itself runs on an emulated CUDA, see driver/sitecustomize.py."""
-    found = [d.version for d in distributions() if (d.metadata["Name"] or "").startswith("cupy")]
-    headers = [path.parent for path in wheels("*/include/driver_types.h") if (path.parent / "crt").is_dir()]
-    if not any(version.startswith("14.") for version in found) or not headers:
+    found = [d.version for d in distributions() if d.metadata["Name"] == "cupy-cuda13x"]
+    headers = [path.parent for path in wheels("cu13/include/driver_types.h") if (path.parent / "crt").is_dir()]
+    if not found or not found[0].startswith("14.") or not headers:
         pytest.skip("needs CuPy 14 and CUDA's headers: pip install 'cupy-cuda13x==14.*' nvidia-cuda-{runtime,crt}")
     if (sys.platform, platform.machine()) != ("linux", "x86_64") or shutil.which("nm") is None:
         pytest.skip("needs Linux on x86-64, and nm: apt install binutils")
@@ -61,7 +63,7 @@ def emulated_cuda(tmp_path_factory) -> dict[str, str]:
         command = [*kernels.compiler(), "-std=c++17", "-shared", "-fPIC", *options, str(source), "-ldl"]
         subprocess.run([*command, f"-Wl,-soname,{name}", "-o", str(folder / name)], check=True)
     path = os.pathsep.join(map(str, (FOLDER / "driver", ROOT, ROOT / "lib")))
-    return {"PYTHONPATH": path, "CAFFELITE_EMULATED_CUDA": str(folder)}
+    return {"PYTHONPATH": path, "CAFFELITE_EMULATED_CUDA": str(folder), "CAFFELITE_CACHE": str(CACHE)}
 
 
 def wheels(pattern: str) -> list[Path]:
@@ -90,6 +92,7 @@ def stand_in_gpu(monkeypatch, cudnn_file):
         del sys.modules[name]
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setenv("CUDNN_LIBRARY", str(cudnn_file))
+    monkeypatch.setenv("CAFFELITE_CACHE", str(CACHE))
     forget()
     backend.set_mode_gpu()
     yield sys.modules["cupy"]

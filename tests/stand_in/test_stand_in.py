@@ -124,6 +124,12 @@ KERNEL(exchanged)(const int n, const int* x, int* same, int* from_five, int* odd
     }
   }
 }
+KERNEL(uneven)(const int n, int* next) {
+  WARP_LOOP(w, lane, n / WARP) {
+    if (lane < 16) __shfl_sync(0xffffu, lane, 3);
+    next[w * WARP + lane] = __shfl_sync(ALL_LANES, 100 + lane, (lane + 1) % WARP);
+  }
+}
 KERNEL(deserted)(const int n, int* x) {
   if (threadIdx.x % WARP) __syncwarp(ALL_LANES);
   x[0] = 1;
@@ -144,6 +150,8 @@ def test_lanes_of_a_warp_exchange_values(stand_in_gpu, tmp_path):  # noqa: F811
     np.testing.assert_array_equal(from_five, np.repeat(warps[:, 5], 32))
     np.testing.assert_array_equal(odd.view(np.uint32), np.repeat((warps % 2 * bits).sum(axis=1), 32))
     np.testing.assert_array_equal(total[::32], warps.sum(axis=1))
+    kernels(tmp_path / "warps.cu").uneven(32, next_ := stand_in_gpu.empty(32, np.int32))
+    np.testing.assert_array_equal(next_.get(), 100 + (np.arange(32) + 1) % 32)
 
 
 def test_a_barrier_that_a_lane_never_reaches_is_noticed(cudnn_file, tmp_path):  # noqa: F811

@@ -1,15 +1,17 @@
-/* CUDA's threads on a CPU: stands in front of a CUDA text, so that the host's compiler takes it and `emulation::run` runs
-   its kernels.
+/* CUDA's threads on a CPU: stands in front of a CUDA text, so that the host's compiler takes it and `emulation::run`
+   runs its kernels.
 
    Threads run one by one in a scrambled order, so that one which waits for another's result gets caught. With TOGETHER,
    for texts that name barriers or intrinsics of warps, block after block with a stack for every thread; a barrier that
-   some thread of its mask cannot reach ends the program. As CuPy passes -ftz=true to every compilation, numbers too small
-   for a normal float count as 0 here, too. */
+   some thread of its mask cannot reach ends the program. As CuPy passes -ftz=true to every compilation, numbers too
+   small for a normal float count as 0 here, too. */
+#undef _FORTIFY_SOURCE /* it forbids longjmp between stacks */
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <type_traits>
 #include <utility>
 #ifdef __SSE__
@@ -52,22 +54,23 @@ static void fail(const char* problem) {
   abort();
 }
 #if TOGETHER
-/* threads of a block take turns: each runs until it waits at a barrier, and goes on when all of the barrier are there */
+/* threads of a block take turns: each runs until it waits at a barrier, and goes on when all of the barrier are there;
+   at a warp's barrier lanes hand each other a value */
 enum { WARP = 32, STACK = 1 << 16 };
 enum State { READY, AT_WARP, AT_BLOCK, DONE };
 struct Thread {
   ucontext_t context;
   jmp_buf place;
   State state;
-  unsigned mask, calls;
+  unsigned mask;
   bool begun;
+  unsigned long long value, seen[WARP];
 };
 static std::vector<Thread> threads;
 static std::vector<char> stacks;
 static jmp_buf scheduler; /* jumps, once a thread has begun: changing contexts asks the system each time */
 static unsigned running;
 static std::function<void()> body;
-static unsigned long long slots[2][1024]; /* what lanes hand to each other, in turns of two */
 static void start() {
   body();
   threads[running].state = DONE;
@@ -85,16 +88,12 @@ static void go_on() {
   thread.begun = true;
   setcontext(&thread.context);
 }
-static void wait_for_lanes(unsigned mask) {
-  if (!(mask >> (threadIdx.x % WARP) & 1)) fail("a lane that its own mask lacks");
-  wait_at(AT_WARP, mask);
-}
-/* hands a value to the lanes of the mask; returns where those of the warp lie */
+/* waits for the lanes of the mask; returns their values */
 static const unsigned long long* exchanged(unsigned mask, unsigned long long value) {
-  unsigned long long* values = slots[threads[running].calls++ & 1];
-  values[threadIdx.x] = value;
-  wait_for_lanes(mask);
-  return values + threadIdx.x / WARP * WARP;
+  if (!(mask >> (threadIdx.x % WARP) & 1)) fail("a lane that its own mask lacks");
+  threads[running].value = value;
+  wait_at(AT_WARP, mask);
+  return threads[running].seen;
 }
 /* lets go on whoever waits where all others of the barrier wait, too; false if nobody can */
 static bool release() {
@@ -110,8 +109,12 @@ static bool release() {
         if (mask >> other & 1)
           together = together && warp + other < count && threads[warp + other].state == AT_WARP &&
                      threads[warp + other].mask == mask;
-      for (unsigned other = 0; together && other < WARP; ++other)
-        if (mask >> other & 1) threads[warp + other].state = READY, any = true;
+      for (unsigned other = 0; together && other < WARP; ++other) {
+        if (!(mask >> other & 1)) continue;
+        for (unsigned from = 0; from < WARP; ++from)
+          if (mask >> from & 1) threads[warp + other].seen[from] = threads[warp + from].value;
+        threads[warp + other].state = READY, any = true;
+      }
     }
   for (unsigned i = 0; whole && i < count; ++i) threads[i].state = READY, any = true;
   return any;
@@ -145,8 +148,10 @@ template <class... A, size_t... I>
 static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_const_t<A>*>(arguments[I])...);
 }
+static std::mutex one_kernel;
 /* runs a kernel on `grid` blocks of `block` threads; `arguments` says where each lies, as in cuLaunchKernel */
 template <class... A> static void run(void (*kernel)(A...), unsigned grid, unsigned block, void** arguments) {
+  const std::lock_guard<std::mutex> guard(one_kernel);
   FlushSmall flush;
   (void)flush;
   gridDim.x = grid;
@@ -172,7 +177,7 @@ template <class... A> static void run(void (*kernel)(A...), unsigned grid, unsig
 
 #if TOGETHER
 static void __syncthreads() { emulation::wait_at(emulation::AT_BLOCK, 0); }
-static void __syncwarp(unsigned mask = 0xffffffffu) { emulation::wait_for_lanes(mask); }
+static void __syncwarp(unsigned mask = 0xffffffffu) { emulation::exchanged(mask, 0); }
 template <class T> static T __shfl_sync(unsigned mask, T value, int lane) {
   const int from = lane & (emulation::WARP - 1);
   unsigned long long bits = 0;

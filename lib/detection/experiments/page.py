@@ -119,11 +119,11 @@ def _classes(rows: Sequence[dict]) -> str:
 
 def _training(rows: Sequence[dict]) -> str:
     """One curve for rows that share a training."""
-    labels: dict[tuple, list[str]] = {}
+    labels: dict[str, tuple[list, list[str]]] = {}
     for row in rows:
         if values := row["runs"][0]["losses"].get("loss"):
-            labels.setdefault(tuple(values), []).append(row["label"])
-    curves = {"; ".join(names): charts.thinned(values) for values, names in labels.items()}
+            labels.setdefault(repr(values), (values, []))[1].append(row["label"])  # as text, NaN is NaN
+    curves = {"; ".join(names): charts.thinned(values) for values, names in labels.values()}
     return line_chart(curves, "iteration", "loss, smoothed")
 
 

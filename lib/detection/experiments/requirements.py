@@ -95,10 +95,10 @@ def told(rows: Iterable[Row]) -> str:
     lacking = missing(rows)
     if not lacking:
         return ""
-    listed = "\n".join(f"  {one}" for one in lacking)
-    proposals = any(one.what.startswith(PROPOSALS) for one in lacking)
+    listed, proposals = "\n".join(f"  {one}" for one in lacking), any(one.what.startswith(PROPOSALS) for one in lacking)
+    count = f"{len(lacking)} {'is' if len(lacking) == 1 else 'are'}"
     return (
-        f"of what these rows need {len(lacking)} are missing (a link to where you have it is enough):\n{listed}\n"
+        f"of what these rows need {count} missing (a link to where you have it is enough):\n{listed}\n"
         + "--selective-search makes the proposals here; " * proposals
         + "--scale-down tries the whole way without any of this"
     )

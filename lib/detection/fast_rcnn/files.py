@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from caffelite import proto
@@ -47,16 +47,14 @@ def make_writable(folder: str | Path) -> None:
         raise CaffeliteError(f"{folder}: nothing can be written to this folder: {e.strerror}") from None
 
 
-def newest_model(definition: str, classes: Sequence[str] | None = None, count: int | None = None) -> Path:
-    """The model written last by the solver.prototxt beside a test prototxt; if there are such, of those which learned
-    `classes`, or so many of them, background included. Raises WeightsError that says how to train one."""
+def newest_model(definition: str, fits: Callable[[list[str]], bool] | None = None) -> Path:
+    """The model written last by the solver.prototxt beside a test prototxt; if there are such, of those whose names of
+    classes, background first, satisfy `fits`. Raises WeightsError that says how to train one."""
     solver = Path(definition).with_name("solver.prototxt")
-    command = f"./tools/train_net.py --solver {solver}"
+    if not Path(definition).is_file():
+        root = "; the default job runs from the repository's root" * (not os.path.isabs(definition))
+        raise WeightsError(f"--def {definition}: no such file{root}")
     if not solver.is_file():
-        if not Path(definition).is_file():
-            raise WeightsError(
-                f"--def {definition}: no such file here; the default job runs from the repository's root"
-            )
         raise WeightsError(f"no --net is given, and there is no {solver} whose newest model could be taken")
     folder, name = _prefix(proto.read_solver(str(solver)), str(solver))
     folders = [Path(folder)] if folder else Path("output", cfg.EXP_DIR).glob("*")
@@ -66,12 +64,11 @@ def newest_model(definition: str, classes: Sequence[str] | None = None, count: i
     if not models:
         where = folder or f"output/{cfg.EXP_DIR}"
         where += "" if os.path.isabs(where) else f" of the current folder, {os.getcwd()}"
-        raise WeightsError(f"there is no trained model {name}_iter_*.caffemodel in {where}; train one with {command}")
-    learned = {model: kept_class_names(model) for model in models}
-    if classes is not None:
-        fitting = [model for model, names in learned.items() if names == list(classes)]
-    else:
-        fitting = [model for model, names in learned.items() if names is not None and len(names) == count]
+        raise WeightsError(
+            f"there is no trained model {name}_iter_*.caffemodel in {where}; train one with "
+            f"./tools/train_net.py --solver {solver}"
+        )
+    fitting = [model for model in models if fits is not None and fits(kept_class_names(model) or [])]
     return max(fitting or models, key=lambda model: (model.stat().st_mtime_ns, str(model)))
 
 

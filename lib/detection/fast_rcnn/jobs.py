@@ -57,9 +57,10 @@ def configure(file: str | None, beside: str, pairs: Sequence[str]) -> None:
     if file:
         cfg.merge_file(file)
         logger.info("options from %s", file)
-    elif Path(beside).is_file():
-        logger.info("no %s: options have their defaults, as TEST.SCALES %s", default, list(cfg.TEST.SCALES))
     cfg.merge_pairs(pairs)
+    if not file and Path(beside).is_file():
+        others = " but those of --set" * bool(pairs)
+        logger.info("no %s: all options%s have their defaults; TEST.SCALES is %s", default, others, cfg.TEST.SCALES)
 
 
 def get_dataset(name: str):
@@ -115,7 +116,9 @@ def train(
         if not snapshot:
             refuse_other_classes(param.snapshot_prefix, dataset.classes)
         trainer = Trainer(param, dataset.classes, fit_classes, solver)
-        if weights and not snapshot:
+        if weights and snapshot:
+            logger.info("--weights %s: not read, as the training goes on from %s", weights, snapshot)
+        elif weights:
             trainer.load_weights(weights, strict, skip_mismatched)
         trainer.set_data(build_roidb(dataset, dataset_proposals(dataset, proposals_file)))
         if snapshot:
@@ -245,7 +248,7 @@ def test(
 
 def _model_for(dataset, definition: str, model: str | None) -> Path:
     """The file of a model, by default the newest of a test net, that has learned the classes of a data set."""
-    model = Path(model) if model else newest_model(definition, dataset.classes)
+    model = Path(model) if model else newest_model(definition, list(dataset.classes).__eq__)
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file")
     learned = kept_class_names(model)
@@ -315,15 +318,17 @@ def demo(
     model = Path(model) if model else newest_model(definition)
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file; ./tools/train_net.py trains one")
+    pictures = {path: Path(output or Path(path).parent) / f"{Path(path).name}_detections.png" for path in images}
+    if len(set(pictures.values())) < len(pictures):
+        raise CaffeliteError(f"--output {output}: two of these images have the same name: their pictures would be one")
     names = class_names(model, class_counts.num_classes(proto.read_net(definition)[0], definition))
     net = load_net(definition, model, names, fit=True)
     logger.info("%s has learned: %s", model, ", ".join(names[1:]))
     if output:
         make_writable(output)
-    for path in images:
+    for path, picture in pictures.items():
         image = read_image(path)
         dets = detect(net, image, image_proposals(image, Path(path).stem))
-        picture = Path(output or Path(path).parent) / f"{Path(path).name}_detections.png"
         visualize.write_image(picture, visualize.draw_detections(image, dets, names, threshold))
         lines = [
             f"{names[c]} {det[4]:.3f} at {' '.join(f'{v:.0f}' for v in det[:4])}"

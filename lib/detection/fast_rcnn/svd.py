@@ -163,7 +163,9 @@ def _copy_options(definition: str, out_definition: str) -> None:
     if options.is_file() and not copy.exists():
         with replacing(copy) as temporary:
             temporary.write_bytes(options.read_bytes())
-    if options.is_file() and copy.read_bytes() != options.read_bytes():
+    if not options.is_file() and copy.is_file():
+        logger.warning("%s: will be the options of the compressed net; the net itself has none beside it", copy)
+    elif options.is_file() and copy.read_bytes() != options.read_bytes():
         logger.warning("%s: has other options than %s: test with --cfg %s", copy, options, options)
 
 

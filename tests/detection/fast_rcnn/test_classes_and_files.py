@@ -100,6 +100,7 @@ def test_missing_solver(tmp_path):
 def test_newest_model(tmp_path, default_cfg, monkeypatch, prefix, folder):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "solver.prototxt").write_text(f'net: "net.prototxt" snapshot_prefix: "{prefix}"')
+    (tmp_path / "test.prototxt").write_text("")
     with pytest.raises(WeightsError, match=r"no trained model net_iter_\*.*tools/train_net\.py --solver"):
         newest_model("test.prototxt")
     os.makedirs(folder)
@@ -113,8 +114,12 @@ def test_newest_model(tmp_path, default_cfg, monkeypatch, prefix, folder):
 
 
 def test_no_solver_beside_the_test_net(tmp_path):
-    with pytest.raises(WeightsError, match=r"--def .*test\.prototxt: no such file here"):
+    with pytest.raises(WeightsError, match=r"--def .*test\.prototxt: no such file$"):
         newest_model(str(tmp_path / "test.prototxt"))
+    with pytest.raises(
+        WeightsError, match="--def here/x: no such file; the default job runs from the repository's root"
+    ):
+        newest_model("here/x")
     (tmp_path / "test.prototxt").write_text("")
     with pytest.raises(WeightsError, match="no --net is given"):
         newest_model(str(tmp_path / "test.prototxt"))
@@ -144,8 +149,8 @@ def test_the_newest_model_of_so_many_classes(tmp_path, default_cfg, monkeypatch)
         os.utime(model, (n, n))
         write_class_names(model, list("abcd"[:classes]))
     assert newest_model("test.prototxt").parent.name == "b"
-    assert newest_model("test.prototxt", count=3).parent.name == "a"
-    assert newest_model("test.prototxt", count=7).parent.name == "b"
+    assert newest_model("test.prototxt", lambda names: len(names) == 3).parent.name == "a"
+    assert newest_model("test.prototxt", lambda names: len(names) == 7).parent.name == "b"
 
 
 def test_class_names(tmp_path):

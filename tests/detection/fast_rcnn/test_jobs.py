@@ -196,10 +196,10 @@ def test_the_newest_model_of_a_data_sets_classes_is_tested(job):
     Path("output/default/other/net_iter_9.caffemodel").write_bytes(b"")
     Path("output/default/other/net_classes.txt").write_text("__background__\ncat\n")
     assert newest_model("test.prototxt").parent.name == "other"
-    assert newest_model("test.prototxt", ["__background__", *shapes.CLASSES]) == model
+    assert newest_model("test.prototxt", ["__background__", *shapes.CLASSES].__eq__) == model
     hdf5 = model.with_name("net_iter_2.caffemodel.h5")
     hdf5.write_bytes(b"")
-    assert newest_model("test.prototxt", ["__background__", *shapes.CLASSES]) == hdf5
+    assert newest_model("test.prototxt", ["__background__", *shapes.CLASSES].__eq__) == hdf5
 
 
 def test_svms_in_the_place_of_the_softmax(job, default_cfg, caplog):
@@ -277,6 +277,12 @@ def test_what_is_found_is_told_before_an_image_that_cannot_be_read(job):
     assert next(found)[0] == image.with_name(f"{image.name}_detections.png")
     with pytest.raises(CaffeliteError, match=r"none\.png"):
         next(found)
+
+
+def test_pictures_of_two_images_do_not_become_one(job):
+    model = jobs.train("solver.prototxt", "set:train:" + ",".join(shapes.CLASSES), 1, fit_classes=True)
+    with pytest.raises(CaffeliteError, match="--output out: two of these images have the same name"):
+        next(jobs.demo(["a/x.png", "b/x.png"], "test.prototxt", str(model), output="out"))
 
 
 def test_without_a_model(job):

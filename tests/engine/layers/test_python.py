@@ -232,11 +232,16 @@ def test_the_type_itself_is_known():
     assert "Python" in caffelite.layer_type_list()
 
 
-def test_layers_of_the_originals_that_are_not_here_are_named_so():
+def test_layers_of_the_originals_that_are_not_here_are_named_so(monkeypatch):
     with pytest.raises(LayerError, match=r"module 'rpn\.proposal_layer' is not part of caffelite: .*Faster R-CNN"):
         LayerRun('type: "Python" python_param { module: "rpn.proposal_layer" layer: "ProposalLayer" }', [])
     with pytest.raises(CaffeliteError, match=r"layer type 'WindowData' is not part of caffelite: .*RoIDataLayer"):
         layer.layer_class("WindowData")
+    with pytest.raises(CaffeliteError, match=r"layer type 'ROIAlign' is not part of caffelite"):
+        layer.layer_class("ROIAlign")
+    monkeypatch.setattr(layer, "_registry", dict(layer._registry))
+    own = layer.register("WindowData")(type("Own", (layer.Layer,), {}))
+    assert layer.layer_class("WindowData") is own
 
 
 def test_installed_packages_bring_aliases():

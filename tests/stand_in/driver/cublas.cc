@@ -1,14 +1,19 @@
-/* The few functions of cuBLAS that products of float32 need, in host memory; CuPy's other names are stubs (fixtures.py). */
+/* The few functions of cuBLAS that products of float32 need, in host memory; CuPy's other names are stubs
+   (fixtures.py). */
 #include <cstddef>
 #include <vector>
 
+extern "C" int emulated_cudaStreamSynchronize(void* stream); /* driver.cc */
+
 namespace {
 int math_mode = 0;
+void* stream = nullptr;
 template <class T>
 int product(
     int transpose_a, int transpose_b, int m, int n, int k, const T* alpha, const T* a, int lda, const T* b, int ldb,
     const T* beta, T* c, int ldc
 ) {
+  emulated_cudaStreamSynchronize(stream);
   std::vector<T> column(k), sums(m);
   for (int j = 0; j < n; ++j) {
     for (int p = 0; p < k; ++p) column[p] = transpose_b ? b[(size_t)p * ldb + j] : b[(size_t)j * ldb + p];
@@ -29,7 +34,7 @@ int product(
 extern "C" {
 int cublasCreate_v2(void** handle) { return *handle = &math_mode, 0; }
 int cublasDestroy_v2(void*) { return 0; }
-int cublasSetStream_v2(void*, void*) { return 0; }
+int cublasSetStream_v2(void*, void* chosen) { return stream = chosen, 0; }
 int cublasGetVersion_v2(void*, int* version) { return *version = 130000, 0; }
 int cublasGetMathMode(void*, int* mode) { return *mode = math_mode, 0; }
 int cublasSetMathMode(void*, int mode) { return math_mode = mode, 0; }

@@ -3,8 +3,8 @@
    another stream than the null stream: as late as can be, when something waits for them.
 
    Stricter than a driver: a copy from or to the wrong side, a kernel of another device and a launch beyond a card's
-   limits are errors, and said; who reads or writes behind the end of allocated memory ends the program.  The runtime's functions have `emulated_` before their names: sitecustomize.py makes those
-   that are linked into CuPy jump to them. */
+   limits are errors, and said; who reads or writes behind the end of allocated memory ends the program.  The runtime's
+   functions have `emulated_` before their names: sitecustomize.py makes those that are linked into CuPy jump to them. */
 #include <cerrno>
 #include <cstdarg>
 #include <cstdio>
@@ -22,7 +22,7 @@
 
 namespace {
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, NOT_FOUND = 500 };
-enum { NOT_SUPPORTED = 801, DEVICES = 2, VERSION = 13000, MOST_THREADS = 1024 };
+enum { NOT_SUPPORTED = 801, DEVICES = 2, VERSION = 13000, MOST_THREADS = 1024, MOST_BLOCKS = 0x7fffffff, MOST_SHARED = 48 << 10 };
 const size_t MEMORY = size_t(8) << 30, PAGE = 4096;
 const unsigned char GARBAGE = 0xA5;
 struct Block {
@@ -73,15 +73,17 @@ const Block* block_of(const void* pointer, size_t size) {
   --found;
   return p + size <= found->first + found->second.size ? &found->second : nullptr;
 }
-int copy(void* to, const void* from, size_t size, int kind) {
-  if (!size) return SUCCESS;
+/* what is wrong with a copy, or SUCCESS */
+int refused(const void* to, const void* from, size_t size, int kind) {
   const bool from_device = block_of(from, size), to_device = block_of(to, size);
   const bool expected_from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   const bool expected_to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-  if (kind != cudaMemcpyDefault && (from_device != expected_from || to_device != expected_to))
-    return say(INVALID_VALUE, "a copy of kind %d from device: %d to device: %d", kind, from_device, to_device);
-  memmove(to, from, size);
-  return SUCCESS;
+  if (!size || kind == cudaMemcpyDefault || (from_device == expected_from && to_device == expected_to)) return SUCCESS;
+  return say(INVALID_VALUE, "a copy of kind %d from device: %d to device: %d", kind, from_device, to_device);
+}
+int copy(void* to, const void* from, size_t size, int kind) {
+  if (const int error = refused(to, from, size, kind)) return error;
+  return memmove(to, from, size), SUCCESS;
 }
 template <class T> int make(std::map<void*, T>& all, void** handle) {
   const std::lock_guard<std::recursive_mutex> guard(lock);
@@ -115,7 +117,8 @@ int emulated_cudaDriverGetVersion(int* version) { return *version = VERSION, SUC
 int emulated_cudaRuntimeGetVersion(int* version) { return *version = VERSION, SUCCESS; }
 int emulated_cudaDeviceSynchronize() { return finish_all(); }
 int emulated_cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 0, SUCCESS; }
-int emulated_cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+int emulated_cudaGetDeviceProperties(cudaDeviceProp* p, int d) {
+  if (d < 0 || d >= DEVICES) return INVALID_DEVICE;
   memset(p, 0, sizeof *p);
   strcpy(p->name, "emulated card");
   p->major = 9;
@@ -127,15 +130,19 @@ int emulated_cudaDeviceGetAttribute(int* value, int attribute, int) {
   *value = attribute == cudaDevAttrComputeCapabilityMajor   ? 9
            : attribute == cudaDevAttrMaxThreadsPerBlock     ? MOST_THREADS
            : attribute == cudaDevAttrMaxBlockDimX           ? MOST_THREADS
-           : attribute == cudaDevAttrMaxGridDimX            ? 0x7fffffff
-           : attribute == cudaDevAttrMaxSharedMemoryPerBlock ? 48 << 10
+           : attribute == cudaDevAttrMaxGridDimX            ? MOST_BLOCKS
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlock ? MOST_SHARED
            : attribute == cudaDevAttrWarpSize               ? 32
            : attribute == cudaDevAttrMultiProcessorCount    ? 2
                                                             : 0;
   return SUCCESS;
 }
 const char* emulated_cudaGetErrorName(int error) {
-  return error == OUT_OF_MEMORY ? "cudaErrorMemoryAllocation" : "cudaErrorUnknown";
+  return error == INVALID_VALUE    ? "cudaErrorInvalidValue"
+         : error == OUT_OF_MEMORY  ? "cudaErrorMemoryAllocation"
+         : error == INVALID_DEVICE ? "cudaErrorInvalidDevice"
+         : error == NOT_SUPPORTED  ? "cudaErrorNotSupported"
+                                   : "cudaErrorUnknown";
 }
 const char* emulated_cudaGetErrorString(int error) {
   return error == OUT_OF_MEMORY ? "out of memory" : "an error of the emulated CUDA";
@@ -154,7 +161,7 @@ int emulated_cudaMalloc(void** pointer, size_t size) {
   if (mapped == MAP_FAILED) return say(OUT_OF_MEMORY, "%s", strerror(errno));
   char* const begin = static_cast<char*>(mapped);
   if (mprotect(begin + whole, PAGE, PROT_NONE)) return say(OUT_OF_MEMORY, "%s", strerror(errno));
-  *pointer = begin + whole - size; /* what x86 has of alignment is speed */
+  *pointer = begin + whole - size; /* as aligned as its size is */
   memset(*pointer, GARBAGE, size);
   blocks[static_cast<char*>(*pointer)] = {size, device, begin, whole + PAGE};
   used += size;
@@ -173,22 +180,23 @@ int emulated_cudaFree(void* pointer) {
 }
 int emulated_cudaHostAlloc(void** pointer, size_t size, unsigned) {
   *pointer = malloc(size + 1);
-  memset(*pointer, GARBAGE, size);
-  return SUCCESS;
+  return *pointer ? (memset(*pointer, GARBAGE, size), SUCCESS) : OUT_OF_MEMORY;
 }
-int emulated_cudaFreeHost(void* pointer) { return free(pointer), SUCCESS; }
+int emulated_cudaFreeHost(void* pointer) { return finish_all(), free(pointer), SUCCESS; }
 int emulated_cudaMemGetInfo(size_t* left, size_t* all) { return *left = MEMORY - used, *all = MEMORY, SUCCESS; }
 int emulated_cudaMemcpy(void* to, const void* from, size_t size, int kind) { return copy(to, from, size, kind); }
 int emulated_cudaMemcpyAsync(void* to, const void* from, size_t size, int kind, void* stream) {
   const std::lock_guard<std::recursive_mutex> guard(lock);
   if (!stream || kind != cudaMemcpyHostToDevice) return finish(stream), copy(to, from, size, kind);
-  streams[stream].late.push_back([=] { copy(to, from, size, kind); });
+  if (const int error = refused(to, from, size, kind)) return error;
+  streams[stream].late.push_back([=] { memmove(to, from, size); });
   return SUCCESS;
 }
-int emulated_cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, void*) {
-  return copy(to, from, size, cudaMemcpyDeviceToDevice);
+int emulated_cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t size, void* stream) {
+  return finish(stream), copy(to, from, size, cudaMemcpyDeviceToDevice);
 }
-int emulated_cudaMemsetAsync(void* pointer, int value, size_t size, void*) {
+int emulated_cudaMemsetAsync(void* pointer, int value, size_t size, void* stream) {
+  finish(stream);
   return block_of(pointer, size) ? (memset(pointer, value, size), SUCCESS) : INVALID_VALUE;
 }
 int emulated_cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
@@ -246,11 +254,12 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 int cuLaunchKernel(
     void* function, unsigned grid, unsigned grid_y, unsigned grid_z, unsigned block, unsigned block_y, unsigned block_z,
-    unsigned, void* stream, void** arguments, void**
+    unsigned shared, void* stream, void** arguments, void**
 ) {
   const Function& f = *static_cast<Function*>(function);
   if (f.device != device) return say(INVALID_VALUE, "%s: of device %d, on %d", f.name.c_str(), f.device, device);
-  if (!grid || !block || block > MOST_THREADS || grid_y * grid_z * block_y * block_z != 1)
+  const bool fits = grid && grid <= MOST_BLOCKS && block && block <= MOST_THREADS && shared <= MOST_SHARED;
+  if (!fits || grid_y != 1 || grid_z != 1 || block_y != 1 || block_z != 1)
     return say(INVALID_VALUE, "%s: a launch that no card takes, or of more than one axis", f.name.c_str());
   finish(stream);
   f.run(grid, block, arguments);

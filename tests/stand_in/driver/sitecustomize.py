@@ -41,7 +41,7 @@ def redirect(library: Path, target: ctypes.CDLL) -> None:
         if libc.mprotect(ctypes.c_void_p(page * PAGE), PAGE, READ_WRITE_RUN):
             raise OSError(ctypes.get_errno(), "mprotect")
     for name, place in places.items():
-        own = getattr(target, "emulated_" + re.sub(r"_(pts[zd]|v\d)$", "", name), None)
+        own = getattr(target, "emulated_" + re.sub(r"_(ptsz|ptds|v\d)$", "", name), None)
         if own is not None:
             code = JUMP % address(own).to_bytes(8, "little")
         else:
@@ -69,10 +69,9 @@ def compile_for_host(source, options, arch, *others, name_expressions=None, **na
 
 def install() -> None:
     """Emulate CUDA for the CuPy of this process."""
-    driver = None
-    for file in sorted(FOLDER.glob("lib*.so.*")):
-        library = ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
-        driver = library if file.name.startswith("libcuda.") else driver
+    driver = ctypes.CDLL(str(FOLDER / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+    for file in FOLDER.glob("libcublas*.so.*"):
+        ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
     api = Path(next(iter(find_spec("cupy_backends").submodule_search_locations)), "cuda", "api")
     redirect(next(api.glob("runtime.*.so")), driver)
     os.environ["CUPY_ACCELERATORS"] = ""  # what CUB has compiled beforehand is not emulated
