@@ -230,7 +230,7 @@ def prepare() -> None:
         if (SHARED / name).is_dir():
             shutil.copytree(SHARED / name, PACK / "shared" / name, dirs_exist_ok=True)
     for expected in (PACK / "shared").glob("real/imagenet/*/expected.npz"):
-        for name in np.load(expected)["names"]:
+        for name in np.load(expected, allow_pickle=False)["names"]:
             photograph = Path("real", "images", "VOC2012_100", "JPEGImages", f"{name}.jpg")
             (PACK / "shared" / photograph).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(SHARED / photograph, PACK / "shared" / photograph)

@@ -168,7 +168,7 @@ def train(options) -> int:
     if param.HasField("solver_mode") and param.solver_mode == param.GPU and not backend.on_gpu():
         logging.warning("%s: solver_mode: GPU is not followed: computing on the CPU; say --gpu 0", options.solver)
     for path in filter(None, options.weights.split(",")):
-        print(solver.net.copy_from(path, skip_mismatched=options.skip_mismatched))
+        _load(solver.net, path, options)
         for net in solver.test_nets:
             net.copy_from(path, skip_mismatched=options.skip_mismatched)
     prefix = param.snapshot_prefix
@@ -266,8 +266,15 @@ def device_query(options) -> None:
 def _net(options, phase: str) -> Net:
     net = Net(options.model, PHASES[options.phase or phase], level=options.level, stages=_stages(options))
     for path in filter(None, getattr(options, "weights", "").split(",")):
-        print(net.copy_from(path, skip_mismatched=options.skip_mismatched))
+        _load(net, path, options)
     return net
+
+
+def _load(net, path: str, options) -> None:
+    report = net.copy_from(path, skip_mismatched=options.skip_mismatched)
+    print(report)
+    if report.is_of_another_net:
+        raise CaffeliteError(f"--weights {path}: has no layer of {net.file}: weights of another net?")
 
 
 def _stages(options) -> list[str]:
@@ -278,6 +285,8 @@ def _select_device(options) -> None:
     gpu = getattr(options, "gpu", None)
     if gpu is None:
         backend.set_mode_cpu()
+        if options.command == "train":
+            kernels.tell_if_busy()
         return
     if not gpu.isdigit():
         raise CaffeliteError(f"--gpu expected the number of one GPU, actual {gpu!r}")

@@ -10,6 +10,7 @@ import numpy as np
 from caffelite.blob import Blob
 from caffelite.errors import WeightsError
 from caffelite.net_builder import dims
+from caffelite.proto import message
 from caffelite.proto import weights as weight_files
 
 log = logging.getLogger("caffelite")
@@ -24,6 +25,11 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+
+    @property
+    def is_of_another_net(self) -> bool:
+        """Whether no layer of the file has a name of the net's."""
+        return not self.loaded and not self.mismatched
 
     def __str__(self) -> str:
         lines = [f"weights from {self.source}: {len(self.loaded)} layer(s) loaded"]
@@ -43,14 +49,18 @@ def copy_weights(net, source: str, layers, strict: bool, skip_mismatched: bool) 
     report, todo = _match(net, source, layers)
     if report.mismatched and not skip_mismatched:
         raise WeightsError(
-            f"{source} does not fit {net.file}: {'; '.join(report.mismatched)}. To learn such a layer from scratch "
-            "rename it in the prototxt, or leave it as it is (--skip-mismatched of a training, or "
+            f"{source} does not fit {net.file}: {'; '.join(report.mismatched)}. Weights of another net? To learn such "
+            "a layer from scratch rename it in the prototxt, or leave it as it is (--skip-mismatched of a training, or "
             "copy_from(skip_mismatched=True))"
         )
     if strict and (report.missing or report.unused or report.mismatched):
         raise WeightsError(f"strict loading: {report}")
     for blob, values in todo:
         blob.assign(values.reshape(blob.shape))
+    if report.is_of_another_net:
+        log.warning("%s: has no layer of %s: weights of another net?", source, net.file)
+    elif report.missing and net.phase == message("NetState")(phase="TEST").phase:
+        log.warning("%s: lacks layers of %s, which stay as they are: %s", source, net.file, ", ".join(report.missing))
     log.info("%s", report)
     return report
 

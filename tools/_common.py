@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -84,7 +85,7 @@ def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespa
     """Select the device, if there are options for it, and call main(args).
 
     The exit status: main's or 0; 1 after an error, 2 for a device or a compiler that is not there, 130 after Ctrl-C,
-    143 after SIGTERM.
+    141 where nobody reads the output, 143 after SIGTERM.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("detection", "caffelite.kernels"):
@@ -97,10 +98,16 @@ def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespa
             return 2
     try:
         caffelite.allow_python(*getattr(args, "allow_python", ()))
-        return main(args) or 0
+        status = main(args) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except CaffeliteError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who read the output wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as e:
         print(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror or e}", file=sys.stderr)
         return 1
@@ -116,6 +123,7 @@ def _select_device(args: argparse.Namespace) -> None:
     caffelite.set_threads(args.threads)
     if args.gpu is None:
         kernels.compiler()  # a missing one is told now, not after minutes of work
+        kernels.tell_if_busy()
         return
     caffelite.set_mode_gpu()
     caffelite.set_device(args.gpu)

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ log = logging.getLogger("caffelite")
 progress = logging.getLogger("caffelite.kernels")  # of its own, so that a tool can show it alone
 _threads = 0
 # GNU OpenMP's threads spin for milliseconds before they sleep: on a busy machine they take the cores that others need
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @functools.cache
@@ -278,7 +279,8 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
             file.write_text(text)
             errors = _compile(command, flags, file, built)
             plain = [flag for flag in flags if flag not in openmp]
-            if errors is not None and openmp and _compile(command, plain, file, built) is None:
+            alone = errors is not None and openmp and not _has_openmp(tuple(command), work)
+            if alone and _compile(command, plain, file, built) is None:
                 log.warning("%s has no OpenMP: the %s kernels run on one thread", " ".join(command), family)
             elif errors is not None:
                 text = f"{' '.join(command)} could not compile the {family} kernels:\n{errors[-2000:]}"
@@ -291,6 +293,36 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
             f"compiled kernels cannot be kept in {folder} ({e.strerror}); name another folder in CAFFELITE_CACHE"
         ) from e
     return library
+
+
+def _has_openmp(command: tuple[str, ...], folder: str) -> bool:
+    """Whether a compiler takes OpenMP: what it then refuses is the text's fault, as a `return` in a loop."""
+    empty = Path(folder) / "empty.cc"
+    empty.write_text("")
+    return _compile(list(command), ["-fopenmp", "-fPIC", "-shared"], empty, Path(folder) / "empty.so") is None
+
+
+def tell_if_busy() -> None:
+    """Say so where other programs leave fewer cores than there are threads (Linux): each loop waits for all of them."""
+    cores, wanted = os.cpu_count() or 1, threads()
+    others = _others_running()
+    if wanted > 1 and wanted > cores - others:
+        progress.info(
+            "other programs keep %d of %d cores busy: --threads %d may be faster than %d",
+            min(others, cores), cores, max(1, cores - others), wanted,
+        )  # fmt: skip
+
+
+def _others_running() -> int:
+    """How many threads of other programs want a core now."""
+    try:
+        counts = []
+        for _ in range(5):
+            counts.append(int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1)
+            time.sleep(0.01)
+        return min(counts)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 @functools.cache

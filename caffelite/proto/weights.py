@@ -4,6 +4,7 @@ Reading keeps nothing but views of the mapped file. Writing streams, so that a n
 byte for byte what Caffe writes.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def read_weights(path: str | Path) -> list[tuple[str, list[np.ndarray | None]]]:
     if hdf5.is_hdf5(path):
         return hdf5.read_weights_hdf5(path)
     reader = WireReader(path)
+    if re.fullmatch(rb"[\t\n\r -~]+", reader.bytes[:200]):
+        raise FileFormatError(
+            f"{path}: is a text (a prototxt, or a pointer of Git LFS?); expected weights, a .caffemodel"
+        )
+    if str(path).endswith(".solverstate"):
+        raise FileFormatError(f"{path}: is a solver's state, from which --snapshot goes on; expected weights")
     layers, forms = [], set()
     for number, wire_type, start, end in reader.fields(0, reader.size):
         if wire_type == BYTES and number in (_NET_LAYER, _NET_LAYERS):

@@ -19,6 +19,7 @@ import yaml
 
 from caffelite.errors import CaffeliteError
 from caffelite.paths import leads_outside
+from caffelite.proto import message
 from detection import plain_yaml
 
 
@@ -286,14 +287,14 @@ _CHOICES = {
 _LEAST = {
     "TRAIN.SCALES": 1, "TRAIN.MAX_SIZE": 1, "TRAIN.IMS_PER_BATCH": 1, "TRAIN.BATCH_SIZE": 1, "TRAIN.FG_FRACTION": 0,
     "TRAIN.SNAPSHOT_ITERS": 1, "TRAIN.SNAPSHOT_KEEP": 0, "TEST.SCALES": 1, "TEST.MAX_SIZE": 1, "TEST.MAX_PER_CLASS": 1,
-    "TEST.MAX_PER_SET": 1,
+    "TEST.MAX_PER_SET": 1, "TEST.NMS": 0,
     "PROPOSALS.MAX_SIDE": 0, "PROPOSALS.MIN_SIZE": 0, "PROPOSALS.MAX_PROPOSALS": 0, "PROPOSALS.SEED": 0,
     "PROPOSALS.REPLACE_BY_DENSE": 0, "PROPOSALS.ADD_DENSE": 0, "PROPOSALS.DENSE_OVERLAP": 0.1,
     "PROPOSALS.DENSE_MIN_AREA": 1, "PROPOSALS.DENSE_MAX_RATIO": 1, "DEDUP_BOXES": 0, "RNG_SEED": 0,
 }  # fmt: skip
 _MOST = {
-    "TRAIN.FG_FRACTION": 1, "RNG_SEED": 2**32 - 1, "PROPOSALS.SEED": 2**32 - 1, "PROPOSALS.REPLACE_BY_DENSE": 1,
-    "PROPOSALS.DENSE_OVERLAP": 0.95,
+    "TRAIN.FG_FRACTION": 1, "TEST.NMS": 1, "RNG_SEED": 2**32 - 1, "PROPOSALS.SEED": 2**32 - 1,
+    "PROPOSALS.REPLACE_BY_DENSE": 1, "PROPOSALS.DENSE_OVERLAP": 0.95,
 }  # fmt: skip
 
 
@@ -356,6 +357,8 @@ def _names(options, prefix: str = "") -> list[str]:
 
 
 def _nearest(path: str) -> str:
+    if path in message("SolverParameter").DESCRIPTOR.fields_by_name:
+        return "; it stands in the solver's prototxt"
     names = _names(Options())
     near = difflib.get_close_matches(path.upper(), names, 1, 0.5)
     near = near or [name for name in names if name.split(".")[-1] == path.upper()][:1]
@@ -367,6 +370,8 @@ def _converted(value, default, path: str, source: str):
     if isinstance(default, tuple):
         while isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
             value = value[0]  # the originals' files nest PIXEL_MEANS like an image
+        if isinstance(value, str) and "," in value:  # 400,600
+            value = plain_yaml.load(f"[{value}]")
         members = value if isinstance(value, list | tuple) else [value]
         if not members:
             raise ConfigError(f"{source}: {path}: expected at least one value, actual none")

@@ -50,6 +50,8 @@ def test_pairs(options):
     assert options.TRAIN.SNAPSHOT_INFIX == "7"
     options.merge_pairs(["TRAIN.SCALES", "(400,)", "TEST.SCALES", "(480, 600)"])  # as the originals' tools take them
     assert (options.TRAIN.SCALES, options.TEST.SCALES) == ((400,), (480, 600))
+    options.merge_pairs(["TRAIN.SCALES", "400,600"])
+    assert options.TRAIN.SCALES == (400, 600)
     options.merge_pairs(["TRAIN.SNAPSHOT_INFIX", "(a)", "PIXEL_MEANS", "((1, 2, 3), )"])
     assert (options.TRAIN.SNAPSHOT_INFIX, options.PIXEL_MEANS) == ("(a)", (1.0, 2.0, 3.0))
 
@@ -102,6 +104,8 @@ def test_py_faster_rcnn(options):
         (["TEST.SCALES", "[600, 0]"], "TEST.SCALES: expected at least 1, actual 0"),
         (["TRAIN.FG_FRACTION", "2"], "TRAIN.FG_FRACTION: expected at most 1, actual 2.0"),
         (["TRAIN.FG_FRACTION", ".nan"], "expected at least 0, actual nan"),
+        (["TEST.NMS", "3"], "TEST.NMS: expected at most 1"),
+        (["base_lr", "0.1"], "unknown option base_lr; it stands in the solver's prototxt"),
         (["RNG_SEED", "-1"], "RNG_SEED: expected at least 0"),
         (["TEST.NMS"], "expected pairs NAME VALUE, actual 1 word"),
     ],

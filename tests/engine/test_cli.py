@@ -113,6 +113,14 @@ def test_weights_of_other_shapes_can_be_skipped(files, capsys):
     assert "as it is (--skip-mismatched" in capsys.readouterr().err
     assert main([*command, "--skip-mismatched"]) == 0
     assert "mismatched (other shapes, skipped): layer 'ip'" in capsys.readouterr().out
+    (files / "other.prototxt").write_text(NET.replace('name: "ip"', 'name: "another"'))
+    caffe.Net("other.prototxt", caffe.TEST).save("w.caffemodel")
+    assert main(command) == 1
+    assert "has no layer of net.prototxt: weights of another net?" in capsys.readouterr().err
+    for swapped, says in (("net.prototxt", "is a text"), ("w.solverstate", "is a solver's state")):
+        os.replace("w.caffemodel", "w.solverstate") if swapped == "w.solverstate" else None
+        assert main([*command[:-1], swapped]) == 1
+        assert says in capsys.readouterr().err
 
 
 def test_a_solvers_faults_name_its_file(files, capsys):

@@ -75,6 +75,10 @@ class HDF5Data(Batches):
     def _read_list(self, path: str) -> list[str]:
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                whole = is_hdf5(path)
+                self.expect(
+                    not whole, f"hdf5_data_param.source {path!r}: is an HDF5 file; expected a text that names such"
+                )
                 files = file.read().split()
         except OSError as e:
             raise self.error(f"hdf5_data_param.source {path!r}: cannot be read: {e.strerror}") from None
@@ -103,6 +107,8 @@ def _opened(path: str) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: cannot be read: there is no such file") from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as e:
         raise FileFormatError(f"{path}: cannot be read as HDF5: {e}") from e
 

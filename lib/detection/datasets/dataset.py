@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 BACKGROUND = "__background__"
 
+_ALL = "(tools/check_dataset.py lists all that is wrong)"
 _SAID = ("box clipped", "degenerate box")
 """Kinds of warnings that tell of objects changed or left out: said once for a data set, with their number."""
 
@@ -88,10 +89,13 @@ class Dataset(ABC):
             raise DatasetError(f"{self.name}: no annotations are there for {self.folder}: nothing to learn or measure")
         roidb, said, first = [], Counter(), {}
         for i in range(len(self)):
-            annotation, findings = self.annotation(i)
+            try:
+                annotation, findings = self.annotation(i)
+            except DatasetError as e:
+                raise DatasetError(f"{e}\n{_ALL}") from None
             for finding in findings:
                 if finding.is_error:
-                    raise DatasetError(f"{finding}\n(tools/check_dataset.py lists all that is wrong)")
+                    raise DatasetError(f"{finding}\n{_ALL}")
                 if finding.kind in _SAID:
                     said[finding.kind] += 1
                     first.setdefault(finding.kind, finding)

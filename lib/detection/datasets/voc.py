@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -62,7 +63,11 @@ class VocDataset(Dataset):
         folder = self.folder / "JPEGImages"
         if files:
             raise DatasetError(f"{folder}: image {name} is there more than once: {', '.join(f.name for f in files)}")
-        hint = "; write image names without the ending" if os.path.isfile(folder / name) else ""
+        hint = ""
+        if name.lower().endswith(EXTENSIONS):
+            hint = "; write image names without the ending"
+        elif re.search(r"\s-?[01]$", name):
+            hint = "; a list of the images of one class, with 1 and -1 behind the names, is no image set"
         raise DatasetError(f"{folder / name}.jpg: image {i + 1} of {self.image_set}.txt is missing{hint}")
 
     def annotation_path(self, i: int) -> Path:

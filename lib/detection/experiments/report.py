@@ -76,7 +76,8 @@ def collect(
         row["warnings"] = [text for text in row["warnings"] if text not in shared]
     return {
         "format": FORMAT,
-        "title": title or rows[0]["runs"][0]["study"],
+        "title": (title or rows[0]["runs"][0]["study"])
+        + ", scaled down" * (not any(row["comparable"] for row in rows)),
         "study": rows[0]["runs"][0]["study"],
         "rows": rows,
         "notes": list(notes),

@@ -110,6 +110,8 @@ def train(
             snapshot = snapshots.newest(param.snapshot_prefix)
             if snapshot is None:
                 logger.info("there is no snapshot of %s to resume from: training starts afresh", param.snapshot_prefix)
+        elif not snapshot and (earlier := snapshots.newest(param.snapshot_prefix)):
+            logger.info("%s is there: --resume goes on from it; this training starts afresh", earlier)
         if snapshot and snapshots.sidecar(snapshot).exists():
             origin, _ = snapshots.read(snapshot)
             param.random_seed = origin.seed
@@ -336,4 +338,7 @@ def demo(
             for det in dets[c]
             if det[4] >= threshold
         ]
+        best = max(((det[4], names[c]) for c in range(1, len(names)) for det in dets[c]), default=None)
+        if not lines and best:
+            logger.info("%s: no score reaches %g; the best: %s %.3f (--threshold)", path, threshold, best[1], best[0])
         yield picture, lines

@@ -59,6 +59,8 @@ class Trainer:
         make_writable(os.path.dirname(self.param.snapshot_prefix) or ".")
         self.classes = classes
         self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
+        if self.seed != cfg.RNG_SEED:
+            logger.info("the solver's random_seed is %d; RNG_SEED %d draws the minibatches", self.seed, cfg.RNG_SEED)
         self.run = secrets.token_hex(8)
         self.solver = get_solver(self.param, random_seed=self.seed, file=file)
         self.net = self.solver.net
@@ -102,7 +104,7 @@ class Trainer:
                 raise WeightsError(f"--weights {path}: no such file; data/README.md says where weights come from")
             report = self.net.copy_from(path, strict=strict, skip_mismatched=skip_mismatched)
             logger.info("%s", report)
-            if not report.loaded:
+            if report.is_of_another_net:
                 raise WeightsError(f"--weights {path}: has no layer of {self.net.file}: weights of another net?")
 
     # -- the loop ---------------------------------------------------------------------------------------------------

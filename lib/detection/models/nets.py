@@ -133,7 +133,7 @@ MODELS = {
             shapes, 7, "conv1", (240, 320),
             {
                 "base_lr": 0.03, "lr_policy": "step", "gamma": 0.1, "stepsize": 3200, "max_iter": 4000, "momentum": 0.9,
-                "weight_decay": 0.0005, "display": 50, "average_loss": 50, "snapshot": 0, "random_seed": 3,
+                "weight_decay": 0.0005, "display": 50, "average_loss": 50, "snapshot": 0,
                 "solver_mode": "CPU",
             },
             "A small Fast R-CNN on the generated shapes, trained from scratch with the paper's solver.",

@@ -67,6 +67,13 @@ def test_folders_and_image_sets_that_are_not_there(voc_folder, tmp_path):
     with pytest.raises(DatasetError, match=r"all\.txt: there is no such image set; write one: a text, in each line"):
         VocDataset(folder, "all")
     (folder / "all.txt").rename(folder / "ImageSets" / "Main" / "all.txt")
+    for line, hint in (
+        ("a.jpg", "write image names without the ending"),
+        ("a -1", "a list of the images of one class"),
+    ):
+        (folder / "ImageSets" / "Main" / "typo.txt").write_text(f"a\n{line}")
+        with pytest.raises(DatasetError, match=rf"missing; {hint}.*\n.*check_dataset\.py lists all"):
+            VocDataset(folder, "typo", ["cat"]).gt_roidb()
     shutil.rmtree(folder / "JPEGImages")
     with pytest.raises(DatasetError, match="JPEGImages: expected the folder"):
         VocDataset(folder, "all").gt_roidb()

@@ -126,7 +126,8 @@ def test_verdicts(tmp_path, changes, expected):
 
 def test_what_is_scaled_down_is_not_held_against_the_published_number(tmp_path):
     write_result(tmp_path, mean_ap=0.11, scaled_down="8 images")
-    page = report.write(tmp_path).read_text()
+    page = report.write(tmp_path, title="Table 6").read_text()
+    assert "<h1>Table 6, scaled down</h1>" in page
     assert "S, default 11.0 57.1 – 55.0 to 59.0 not comparable: scaled down" in Reader(page).text
     assert 'class="published"' not in page  # no diamond in the chart
     assert json.loads((tmp_path / "report.json").read_text())["rows"][0]["difference"] is None

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def job(tmp_path, default_cfg, monkeypatch):
     return tmp_path
 
 
-def test_from_images_to_detections(job, default_cfg):
+def test_from_images_to_detections(job, default_cfg, caplog):
     assert default_cfg.TRAIN.SCALES == (60,)
     classes = "set:train:" + ",".join(shapes.CLASSES)
     model = jobs.train("solver.prototxt", classes, fit_classes=True)
@@ -105,6 +106,9 @@ def test_from_images_to_detections(job, default_cfg):
     with pytest.raises(CaffeliteError, match="--threshold: expected a score from 0 to 1, actual nan"):
         next(jobs.demo([str(image)], "test.prototxt", threshold=float("nan")))
     assert {line.split()[0] for line in found} == set(shapes.CLASSES)
+    caplog.set_level("INFO", "detection")
+    assert [lines for _, lines in jobs.demo([str(image)], "test.prototxt", threshold=1.0)] == [[]]
+    assert re.search(r"mine\.png: no score reaches 1; the best: \w+ 0\.\d{3} \(--threshold\)", caplog.text)
 
 
 def test_a_data_set_without_annotations(job):
@@ -143,6 +147,7 @@ def test_resume(job, default_cfg, caplog):
     Path("a/net_iter_3.caffemodel").write_bytes(b"damaged")
     # the seed is the snapshot's, and weights are for a fresh start only
     resumed = train(4, resume=True, weights="none.caffemodel")
+    assert "--weights none.caffemodel: not read, as the training goes on from a/net_iter_2.solverstate" in caplog.text
     assert "net_iter_3.caffemodel: damaged" in caplog.text and "at iteration 2" in caplog.text
     assert resumed.read_bytes() == whole.read_bytes()
     before = resumed.stat().st_mtime_ns
@@ -155,6 +160,13 @@ def test_resume(job, default_cfg, caplog):
         with pytest.raises(ConfigError, match=r"TRAIN\.BATCH_SIZE: 32 in the snapshot, 16 now"):
             train(iters, resume=True)
     assert train(5, resume=True, force=True).name == "net_iter_5.caffemodel"
+    train(1)
+    assert ".solverstate is there: --resume goes on from it; this training starts afresh" in caplog.text
+    assert "the solver's random_seed" not in caplog.text
+    default_cfg.RNG_SEED = 5
+    Path("solver.prototxt").write_text(Path("solver.prototxt").read_text() + "\nrandom_seed: 6")
+    train(1, "seeds")
+    assert "the solver's random_seed is 6; RNG_SEED 5 draws the minibatches" in caplog.text
 
 
 def test_two_trainings_at_once(job):

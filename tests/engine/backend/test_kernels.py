@@ -115,6 +115,29 @@ def test_a_compiler_without_openmp_serves_one_thread(family, monkeypatch, tmp_pa
     assert list(y) == [1.5, 2, 2.5, 3] and "has no OpenMP: the mine kernels run on one thread" in caplog.text
 
 
+def test_a_return_in_a_loop_is_no_lack_of_openmp(monkeypatch, tmp_path):
+    monkeypatch.setenv("CAFFELITE_CACHE", str(tmp_path))
+    if "ziglang" in launcher.compiler():
+        pytest.skip("needs a compiler with OpenMP")
+    (tmp_path / "wrong.cu").write_text(
+        "KERNEL(wrong)(const int n, float* x) {\n  KERNEL_LOOP(i, n) if (x[i]) return;\n}\n"
+    )
+    with pytest.raises(BackendError, match=r"could not compile the wrong kernels:\n(.|\n)*OpenMP"):
+        kernels(tmp_path / "wrong.cu").wrong(4, np.ones(4, np.float32))
+
+
+def test_cores_that_other_programs_keep_busy_are_told(monkeypatch, caplog):
+    caplog.set_level("INFO", "caffelite.kernels")
+    monkeypatch.setattr(launcher.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(launcher, "_threads", 4)
+    for others, told in ((0, False), (1, True), (9, True)):
+        caplog.clear()
+        monkeypatch.setattr(launcher, "_others_running", lambda others=others: others)
+        launcher.tell_if_busy()
+        assert ("--threads" in caplog.text) == told
+    assert "other programs keep 4 of 4 cores busy: --threads 1 may be faster than 4" in caplog.text
+
+
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CAFFELITE_CACHE", str(tmp_path / "file"))

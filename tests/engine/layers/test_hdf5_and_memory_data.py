@@ -67,6 +67,9 @@ def test_hdf5_with_faults(arrays):
     (arrays / "b.h5").write_bytes(b"no HDF5")
     with pytest.raises(LayerError, match=r"b.h5: cannot be read as HDF5"):
         hdf5_net(arrays)
+    (arrays / "list.txt").write_bytes((arrays / "a.h5").read_bytes())
+    with pytest.raises(LayerError, match=r"list\.txt': is an HDF5 file; expected a text that names such"):
+        hdf5_net(arrays)
     (arrays / "list.txt").write_text("\n")
     with pytest.raises(LayerError, match="names no HDF5 file"):
         hdf5_net(arrays)
