@@ -30,7 +30,11 @@ def report(name: str, args: argparse.Namespace) -> int:
     except DatasetError as e:
         print(f"error: {e}")
         return 1
-    print(f"{dataset.name}: {len(dataset)} images, {len(dataset.classes) - 1} class(es), in {dataset.folder}")
+    names = dataset.classes[1:]
+    print(f"{dataset.name}: {len(dataset)} images, {len(names)} class(es), in {dataset.folder}: {', '.join(names)}")
+    folded = Counter(map(str.casefold, names))
+    if alike := [name for name in names if folded[name.casefold()] > 1]:
+        print(f"\nwarning: classes whose names differ in case only: {', '.join(alike)}")
     kinds = Counter((not finding.is_error, finding.kind) for finding in findings)
     for (is_warning, kind), count in sorted(kinds.items()):
         print(f"\n{'warning' if is_warning else 'error'}: {kind}: {count}")

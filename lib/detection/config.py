@@ -371,7 +371,7 @@ def _converted(value, default, path: str, source: str):
         while isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
             value = value[0]  # the originals' files nest PIXEL_MEANS like an image
         if isinstance(value, str) and "," in value:  # 400,600
-            value = plain_yaml.load(f"[{value}]")
+            value = [_value(part) for part in value.split(",")]
         members = value if isinstance(value, list | tuple) else [value]
         if not members:
             raise ConfigError(f"{source}: {path}: expected at least one value, actual none")

@@ -49,6 +49,8 @@ class CocoDataset(Dataset):
         self.name = name or self.file.stem
         self.image_set = self.file.stem.removeprefix("instances_").removeprefix("image_info_")
         content = _load(self.file)
+        if not self.folder.is_dir():
+            raise DatasetError(f"{self.folder}: expected the folder of the images of {self.file}, there is none")
         self._read_categories(content)
         self._read_images(content)
         self._read_annotations(content)

@@ -75,7 +75,7 @@ def lines(study: Study, rows: Sequence[Row], scale: ScaleDown | None = None) -> 
         yield from (f"  deviation: {text}" for text in row.deviations)
     yield (
         f"all trainings: about {duration(total)} if nets ran at {2 * rate / 1e9:.0f} GFLOP/s, as a matrix product does "
-        "here now; small nets take up to three times as long, and selective search comes on top"
+        "here now; small nets take two to five times as long, and selective search comes on top"
     )
 
 

@@ -63,3 +63,5 @@ def test_command(voc_folder):
     assert "error: inverted box: 1" in output and "object 1 (cat)" in output and "warning: no objects: 1" in output
     status, output = run(f"{folder}:none")
     assert status == 1 and "there is no such image set" in output
+    status, output = run(f"{folder}:all:cat,dog,Dog")
+    assert ": cat, dog, Dog\n" in output and "classes whose names differ in case only: dog, Dog" in output
