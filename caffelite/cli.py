@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if options.command == "train":
             print("caffelite: stopped: nobody reads the output any more", file=sys.stderr)
-        return 128 + signal.SIGPIPE
+        return 141
     except OSError as e:
         print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
         return 1

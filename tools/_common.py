@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -107,7 +106,7 @@ def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespa
         return 1
     except BrokenPipeError:  # who read the output wants no more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 141
     except OSError as e:
         print(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror or e}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ from detection.training_log import LAST, at_the_end, loss_names
 
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _PAPER = (32, 28, 26)
-_FAR = 2**14  # pixels: as good as anywhere outside an image, and what OpenCV draws
+_FAR = 2**24  # pixels: outside any image, and drawn by OpenCV, which takes numbers of 32 bits
 CELL = (400, 300)
 """Width and height in pixels that an image of a montage has at most."""
 

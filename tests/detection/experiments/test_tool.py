@@ -1,5 +1,6 @@
 """tools/reproduce.py tells what there is, and what it is not given."""
 
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,15 @@ def test_list():
     assert done.returncode == 0
     for name in study.names():
         assert f"{name:10} {study.read(name).title}" in done.stdout
+
+
+def test_who_reads_the_list_may_stop():
+    read, write = os.pipe()
+    os.close(read)
+    tool = [sys.executable, str(study.ROOT / "tools" / "reproduce.py"), "list"]
+    run = subprocess.run(tool, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (141, "")
 
 
 def test_what_is_wrong_is_told_in_a_line():
