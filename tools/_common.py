@@ -122,7 +122,6 @@ def _select_device(args: argparse.Namespace) -> None:
     caffelite.set_threads(args.threads)
     if args.gpu is None:
         kernels.compiler()  # a missing one is told now, not after minutes of work
-        kernels.tell_if_busy()
         return
     caffelite.set_mode_gpu()
     caffelite.set_device(args.gpu)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from caffelite import TEST, Net, proto, set_random_seed
+from caffelite import TEST, Net, backend, proto, set_random_seed
+from caffelite.backend import kernels
 from caffelite.errors import CaffeliteError, WeightsError
 from caffelite.solver.lock import locked
 from detection import datasets, visualize
@@ -128,6 +129,8 @@ def train(
             if resume and trainer.solver.iter == iters:
                 logger.info("%s is of iteration %d: there is nothing left to train", snapshot, iters)
                 return snapshots.model_of(snapshot)
+        if not backend.on_gpu():
+            kernels.tell_if_busy()
         model = trainer.train(iters)
         plot_losses(trainer.loss_log)
     return model
