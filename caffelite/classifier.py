@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,10 +34,12 @@ class Classifier(Net):
         self.image_dims = self.crop_dims if image_dims is None else np.array(image_dims)
 
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
-        """Class probabilities (images, classes) of images (height, width, channels).
+        """Class probabilities (images, classes) of a list of images (height, width, channels).
 
         With `oversample` the mean over the four corners, the centre and their mirror images; else of the centre alone.
+        Raises InputError.
         """
+        self._check(inputs)
         images = np.stack([io.resize_image(image, self.image_dims) for image in inputs])
         if oversample:
             crops = io.oversample(images, self.crop_dims)
@@ -49,6 +52,16 @@ class Classifier(Net):
         if oversample:
             predictions = predictions.reshape(len(images), 10, -1).mean(axis=1)
         return predictions
+
+    def _check(self, inputs) -> None:
+        channels = self.blobs[self.inputs[0]].shape[1]
+        if isinstance(inputs, (str, os.PathLike)) or len(inputs) == 0:
+            raise io.InputError(f"expected a list of images, as [caffe.io.load_image(file)], actual {inputs!r}")
+        for i, image in enumerate(inputs):
+            shape = np.shape(image)
+            if len(shape) != 3 or shape[2] != channels:
+                hint = "; one image is a list of one, too" if len(shape) == 2 and np.ndim(inputs) == 3 else ""
+                raise io.InputError(f"image {i}: expected (height, width, {channels}), actual shape {shape}{hint}")
 
 
 def transformer(net: Net, mean, input_scale, raw_scale, channel_swap) -> io.Transformer:

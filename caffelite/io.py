@@ -171,13 +171,19 @@ class Transformer:
     def set_mean(self, in_: str, mean: np.ndarray) -> None:
         """What to subtract: one value per channel, or an array of the input's (channels, height, width)."""
         shape = self._shape(in_)
+        if isinstance(mean, (str, os.PathLike)):
+            raise InputError(
+                f"mean of {in_!r}: expected an array, as np.load({os.fspath(mean)!r}), actual a file's name"
+            )
         mean = np.asarray(mean, np.float32)
         if mean.ndim == 1 and len(mean) == shape[1]:
             mean = mean[:, np.newaxis, np.newaxis]
         elif mean.ndim == 2:
             mean = mean[np.newaxis]
         if mean.shape not in (shape[1:], (shape[1], 1, 1)):
-            raise InputError(f"mean of {in_!r}: expected shape ({shape[1]},) or {shape[1:]}, actual {mean.shape}")
+            ways = {3: "; mean.mean(1).mean(1) has one value per channel", 4: "; mean[0] has the axes of one image"}
+            way = ways.get(mean.ndim, "")
+            raise InputError(f"mean of {in_!r}: expected shape ({shape[1]},) or {shape[1:]}, actual {mean.shape}{way}")
         self.mean[in_] = mean
 
     def set_input_scale(self, in_: str, scale: float) -> None:

@@ -21,6 +21,10 @@ def register(*names: str):
     """Class decorator: make a layer class known to prototxts under these type names."""
 
     def add(layer: type[Layer]) -> type[Layer]:
+        if not (isinstance(layer, type) and issubclass(layer, Layer)):
+            raise NetError(
+                f"register({', '.join(map(repr, names))}): expected a class derived from Layer, actual {layer}"
+            )
         for name in names:
             _registry[name] = layer
         return layer
@@ -40,7 +44,11 @@ def layer_class(name: str) -> type[Layer]:
             raise NetError(f"layer type {name!r} is not part of caffelite: {ABSENT[name]}")
         near = difflib.get_close_matches(name, _registry, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise NetError(f"unknown layer type {name!r}{hint} (known: {', '.join(layer_type_list())})")
+        known = ", ".join(layer_type_list())
+        raise NetError(
+            f"unknown layer type {name!r}{hint} (a layer of your own is known once its module is imported; known: "
+            f"{known})"
+        )
     return _registry[name]
 
 

@@ -54,6 +54,8 @@ class Net:
             self.file = network_file.name or "<NetParameter>"
             definition.CopyFrom(network_file)
             places = [self.file] * len(definition.layer)
+        if phase is not None and phase not in (TRAIN, TEST):
+            raise NetError(f"{self.file}: phase: expected caffe.TRAIN or caffe.TEST, actual {phase!r}")
         if state is not None:
             merged = type(state)(phase=int(phase))
             merged.MergeFrom(definition.state)

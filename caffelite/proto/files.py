@@ -133,7 +133,7 @@ def _holds(text: str, type_name: str) -> bool:
     return True
 
 
-def _start(path: str | Path, error: OSError) -> str:
+def place(path: str | Path, error: Exception) -> str:
     """Where the path of a missing file started."""
     if not isinstance(error, FileNotFoundError) or Path(path).is_absolute():
         return ""
@@ -147,7 +147,7 @@ def _read_bytes(path: str | Path, error_type: type[Exception]) -> bytes:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise error_type(f"{path}: cannot be read: {error.strerror}{_start(path, error)}") from error
+        raise error_type(f"{path}: cannot be read: {error.strerror}{place(path, error)}") from error
     if not data:
         raise error_type(f"{path}: the file is empty")
     return data

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import Message
 
 from caffelite.errors import FileFormatError
-from caffelite.proto.files import replacing
+from caffelite.proto.files import place, replacing
 
 Blobs = Sequence[tuple[np.ndarray | None, np.ndarray | None]]
 
@@ -38,7 +38,8 @@ def is_hdf5(path: str | Path) -> bool:
         with open(path, "rb") as file:
             return file.read(len(_SIGNATURE)) == _SIGNATURE
     except (OSError, ValueError) as error:  # ValueError: a name with a zero in it, as a damaged state gives
-        raise FileFormatError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
+        why = getattr(error, "strerror", error)
+        raise FileFormatError(f"{path}: cannot be read: {why}{place(path, error)}") from error
 
 
 def read_weights_hdf5(path: str | Path) -> list[tuple[str, list[np.ndarray | None]]]:

@@ -65,6 +65,44 @@ def test_classifier_resizes_to_the_input_by_default(mean_net):
     np.testing.assert_allclose(caffe.Classifier(mean_net, None).predict([image]), [[0.5, 0.5, 0.5]])
 
 
+@pytest.mark.parametrize(
+    "inputs, says",
+    [
+        ("photo.jpg", r"expected a list of images, as \[caffe\.io\.load_image\(file\)\], actual 'photo\.jpg'"),
+        ([], "expected a list of images"),
+        (
+            np.zeros((9, 8, 3)),
+            r"image 0: expected \(height, width, 3\), actual shape \(8, 3\); one image is a list of one",
+        ),
+        (
+            [np.zeros((9, 8, 3)), np.zeros((9, 8, 1))],
+            r"image 1: expected \(height, width, 3\), actual shape \(9, 8, 1\)$",
+        ),
+    ],
+)
+def test_what_is_no_list_of_images(mean_net, inputs, says):
+    with pytest.raises(caffe.io.InputError, match=says):
+        caffe.Classifier(mean_net, None).predict(inputs)
+
+
+@pytest.mark.parametrize(
+    "mean, says",
+    [
+        ("mean.npy", r"expected an array, as np\.load\('mean\.npy'\)"),
+        (np.zeros((3, 256, 256)), r"mean\.mean\(1\)\.mean\(1\) has one value per channel$"),
+        (np.zeros((1, 3, 2, 2)), r"mean\[0\] has the axes of one image$"),
+    ],
+)
+def test_means_that_do_not_fit(mean_net, mean, says):
+    with pytest.raises(caffe.io.InputError, match=says):
+        caffe.Classifier(mean_net, None, mean=mean)
+
+
+def test_a_phase_is_train_or_test(mean_net):
+    with pytest.raises(caffe.errors.NetError, match=r"expected caffe\.TRAIN or caffe\.TEST, actual 'TEST'"):
+        caffe.Net(mean_net, phase="TEST")
+
+
 def test_detector_windows(mean_net, picture):
     detector = caffe.Detector(mean_net, None, raw_scale=255)
     windows = [(0, 0, 6, 6), (2, 4, 14, 28), (19, 29, 20, 30)] * 2
