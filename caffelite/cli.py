@@ -49,11 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     except CaffeliteError as e:
         print(f"caffelite: {e}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # who read the output wants no more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         if options.command == "train":
             print("caffelite: stopped: nobody reads the output any more", file=sys.stderr)
-        return 141
+        return output_closed()
     except OSError as e:
         print(f"caffelite: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
         return 1
@@ -63,6 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError as e:
         print(f"caffelite: out of memory ({e}): use smaller images or a smaller batch", file=sys.stderr)
         return 1
+
+
+def output_closed() -> int:
+    """Who read the output wants no more: write nothing else there; returns the exit status for it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _two_dashes(argument: str) -> str:

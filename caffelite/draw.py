@@ -12,21 +12,7 @@ from caffelite.proto import message
 
 TEXT_FORMATS = ("dot", "gv", "raw")  # written without Graphviz
 FORMATS = (
-    "png",
-    "svg",
-    "pdf",
-    "ps",
-    "eps",
-    "jpg",
-    "jpeg",
-    "gif",
-    "bmp",
-    "tif",
-    "tiff",
-    "webp",
-    "json",
-    "plain",
-    "xdot",
+    *["png", "svg", "pdf", "ps", "eps", "jpg", "jpeg", "gif", "bmp", "tif", "tiff", "webp", "json", "plain", "xdot"],
     *TEXT_FORMATS,
 )
 BLOB_COLOR, LAYER_COLOR, IN_PLACE_COLOR = "#E0E0E0", "#6495ED", "#90EE90"

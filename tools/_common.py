@@ -17,6 +17,7 @@ if find_spec("caffelite") is None or find_spec("detection") is None:
 try:
     import caffelite
     from caffelite.backend import kernels
+    from caffelite.cli import output_closed
     from caffelite.errors import BackendError, CaffeliteError
     from caffelite.solver.signals import Stopped
     from detection import datasets
@@ -104,9 +105,8 @@ def run(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespa
     except CaffeliteError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # who read the output wants no more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        return output_closed()
     except OSError as e:
         print(f"error: {f'{e.filename}: ' if e.filename else ''}{e.strerror or e}", file=sys.stderr)
         return 1

@@ -278,11 +278,11 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
             file, built = Path(work) / f"{family}.cc", Path(work) / "built.so"
             file.write_text(text)
             errors = _compile(command, flags, file, built)
-            plain = [flag for flag in flags if flag not in openmp]
-            alone = errors is not None and openmp and not _has_openmp(tuple(command), work)
-            if alone and _compile(command, plain, file, built) is None:
-                log.warning("%s has no OpenMP: the %s kernels run on one thread", " ".join(command), family)
-            elif errors is not None:
+            if errors is not None and openmp and not _has_openmp(command, work):
+                errors = _compile(command, [flag for flag in flags if flag not in openmp], file, built)
+                if errors is None:
+                    log.warning("%s has no OpenMP: the %s kernels run on one thread", " ".join(command), family)
+            if errors is not None:
                 text = f"{' '.join(command)} could not compile the {family} kernels:\n{errors[-2000:]}"
                 raise BackendError(text.rstrip())
             with open(built, "rb+") as written:
@@ -295,11 +295,11 @@ def build_cpu(text: str, family: str, defines: tuple[str, ...] = ()) -> Path:
     return library
 
 
-def _has_openmp(command: tuple[str, ...], folder: str) -> bool:
+def _has_openmp(command: list[str], folder: str) -> bool:
     """Whether a compiler takes OpenMP: what it then refuses is the text's fault, as a `return` in a loop."""
     empty = Path(folder) / "empty.cc"
     empty.write_text("")
-    return _compile(list(command), ["-fopenmp", "-fPIC", "-shared"], empty, Path(folder) / "empty.so") is None
+    return _compile(command, ["-fopenmp", "-fPIC", "-shared"], empty, Path(folder) / "empty.so") is None
 
 
 def tell_if_busy() -> None:

@@ -173,11 +173,10 @@ def plot_training(
         colour = f"C{n}"
         window = max(1, len(values) // 40)
         axes.plot(iterations, values, color=colour, alpha=0.2, linewidth=0.8)
-        kernel = np.ones(window)
-        smooth = values if not len(values) else (
-            np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
-        )  # fmt: skip
-        axes.plot(iterations, smooth, color=colour, label=label)
+        if len(values):
+            kernel = np.ones(window)
+            values = np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+        axes.plot(iterations, values, color=colour, label=label)
     axes.set_ylim(bottom=0)
     _save(figure, axes, path, "upper right")
 

@@ -85,14 +85,8 @@ class VocDataset(Dataset):
             raise DatasetError(f"{self.folder}: expected a folder with JPEGImages, Annotations and ImageSets")
         if not path.is_file():
             sets = ", ".join(sorted(p.stem for p in folder.glob("*.txt")))
-            raise DatasetError(
-                f"{path}: there is no such image set; "
-                + (
-                    f"those of this data set: {sets}"
-                    if sets
-                    else "write one: a text, in each line an image's name without the ending"
-                )
-            )
+            way = f"those of this data set: {sets}" if sets else "write one: a text, in each line an image's name"
+            raise DatasetError(f"{path}: there is no such image set; {way}{' without the ending' * (not sets)}")
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as e:

@@ -118,6 +118,9 @@ def train(
             param.random_seed = origin.seed
         if not snapshot:
             refuse_other_classes(param.snapshot_prefix, dataset.classes)
+            if param.random_seed not in (-1, cfg.RNG_SEED):
+                text = "the solver's random_seed is %d; RNG_SEED %d draws the minibatches"
+                logger.info(text, param.random_seed, cfg.RNG_SEED)
         trainer = Trainer(param, dataset.classes, fit_classes, solver)
         if weights and snapshot:
             logger.info("--weights %s: not read, as the training goes on from %s", weights, snapshot)
@@ -253,7 +256,7 @@ def test(
 
 def _model_for(dataset, definition: str, model: str | None) -> Path:
     """The file of a model, by default the newest of a test net, that has learned the classes of a data set."""
-    model = Path(model) if model else newest_model(definition, list(dataset.classes).__eq__)
+    model = Path(model) if model else newest_model(definition, lambda names: names == list(dataset.classes))
     if not model.exists():
         raise CaffeliteError(f"--net {model}: there is no such file")
     learned = kept_class_names(model)

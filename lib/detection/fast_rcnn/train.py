@@ -59,8 +59,6 @@ class Trainer:
         make_writable(os.path.dirname(self.param.snapshot_prefix) or ".")
         self.classes = classes
         self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
-        if self.seed != cfg.RNG_SEED:
-            logger.info("the solver's random_seed is %d; RNG_SEED %d draws the minibatches", self.seed, cfg.RNG_SEED)
         self.run = secrets.token_hex(8)
         self.solver = get_solver(self.param, random_seed=self.seed, file=file)
         self.net = self.solver.net
