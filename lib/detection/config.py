@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
@@ -17,14 +15,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from caffelite.errors import CaffeliteError
-from caffelite.paths import leads_outside
 from caffelite.proto import message
-from detection import plain_yaml
-
-
-class ConfigError(CaffeliteError):
-    """An option that does not exist, a value of the wrong type, or options that contradict each other."""
+from detection import option_values, plain_yaml
+from detection.errors import ConfigError
 
 
 @dataclass(slots=True)
@@ -237,7 +230,7 @@ class Options:
             raise ConfigError(f"--set: expected pairs NAME VALUE, actual {len(words)} word(s): {' '.join(words)}")
         pairs = sorted(zip(words[::2], words[1::2]), key=lambda pair: pair[0] != "PROFILE")
         for name, text in pairs:
-            value = _value(text)
+            value = option_values.parse(text)
             for part in reversed(name.split(".")):
                 value = {part: value}
             self.merge(value, "--set")
@@ -278,37 +271,6 @@ PROFILES: dict[str, dict] = {
 }
 """In which options the two authors' codes differ; they are never mixed by accident."""
 
-_CHOICES = {
-    "TRAIN.NONFINITE": ("stop", "skip"),
-    "TEST.SELECTION": ("rising", "threshold"),
-    "PROPOSALS.METHOD": ("selective_search", "dense"),
-    "PROPOSALS.MODE": ("fast", "quality"),
-}
-_LEAST = {
-    "TRAIN.SCALES": 1, "TRAIN.MAX_SIZE": 1, "TRAIN.IMS_PER_BATCH": 1, "TRAIN.BATCH_SIZE": 1, "TRAIN.FG_FRACTION": 0,
-    "TRAIN.SNAPSHOT_ITERS": 1, "TRAIN.SNAPSHOT_KEEP": 0, "TEST.SCALES": 1, "TEST.MAX_SIZE": 1, "TEST.MAX_PER_CLASS": 1,
-    "TEST.MAX_PER_SET": 1, "TEST.NMS": 0,
-    "PROPOSALS.MAX_SIDE": 0, "PROPOSALS.MIN_SIZE": 0, "PROPOSALS.MAX_PROPOSALS": 0, "PROPOSALS.SEED": 0,
-    "PROPOSALS.REPLACE_BY_DENSE": 0, "PROPOSALS.ADD_DENSE": 0, "PROPOSALS.DENSE_OVERLAP": 0.1,
-    "PROPOSALS.DENSE_MIN_AREA": 1, "PROPOSALS.DENSE_MAX_RATIO": 1, "DEDUP_BOXES": 0, "RNG_SEED": 0,
-}  # fmt: skip
-_MOST = {
-    "TRAIN.FG_FRACTION": 1, "TEST.NMS": 1, "RNG_SEED": 2**32 - 1, "PROPOSALS.SEED": 2**32 - 1,
-    "PROPOSALS.REPLACE_BY_DENSE": 1, "PROPOSALS.DENSE_OVERLAP": 0.95,
-}  # fmt: skip
-
-
-def _value(text: str):
-    """A value as YAML gives it, or a tuple as the originals take it, which is Python's."""
-    if text.strip().startswith("("):
-        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            if isinstance(value := ast.literal_eval(text.strip()), tuple):
-                return value
-    try:
-        return plain_yaml.load(text)
-    except yaml.YAMLError:
-        return text
-
 
 def _merge(options, values: Mapping, source: str, prefix: str) -> None:
     if not prefix and "PROFILE" in values:
@@ -325,19 +287,7 @@ def _merge(options, values: Mapping, source: str, prefix: str) -> None:
                 raise ConfigError(f"{source}: {path}: expected options below it, actual {value!r}")
             _merge(known[name], value, source, f"{path}.")
         else:
-            value = _converted(value, known[name], path, source)
-            _check_range(value, path, source)
-            setattr(options, name, value)
-
-
-def _check_range(value, path: str, source: str) -> None:
-    if path == "EXP_DIR" and leads_outside(value):
-        raise ConfigError(f"{source}: EXP_DIR: expected the name of a folder in output/, actual {value!r}")
-    for number in value if isinstance(value, tuple) else (value,):
-        if path in _LEAST and not number >= _LEAST[path]:
-            raise ConfigError(f"{source}: {path}: expected at least {_LEAST[path]}, actual {number!r}")
-        if path in _MOST and not number <= _MOST[path]:
-            raise ConfigError(f"{source}: {path}: expected at most {_MOST[path]}, actual {number!r}")
+            setattr(options, name, option_values.converted(value, known[name], path, source))
 
 
 def _assign(options, values: Mapping) -> None:
@@ -363,39 +313,6 @@ def _nearest(path: str) -> str:
     near = difflib.get_close_matches(path.upper(), names, 1, 0.5)
     near = near or [name for name in names if name.split(".")[-1] == path.upper()][:1]
     return f"; did you mean {near[0]}?" if near else f" (known: {', '.join(names)})"
-
-
-def _converted(value, default, path: str, source: str):
-    """The value in the type of the default, where no information is lost; else ConfigError."""
-    if isinstance(default, tuple):
-        while isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
-            value = value[0]  # the originals' files nest PIXEL_MEANS like an image
-        if isinstance(value, str) and "," in value:  # 400,600
-            value = [_value(part) for part in value.split(",")]
-        members = value if isinstance(value, list | tuple) else [value]
-        if not members:
-            raise ConfigError(f"{source}: {path}: expected at least one value, actual none")
-        return tuple(_converted(member, default[0], path, source) for member in members)
-    if isinstance(default, float):
-        # YAML reads 1e-3, which lacks a point, as text
-        if isinstance(value, str):
-            try:
-                return float(value)
-            except ValueError:
-                pass
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif isinstance(default, bool) or not isinstance(value, bool):
-        if type(value) is type(default):
-            if path in _CHOICES and value not in _CHOICES[path]:
-                raise ConfigError(f"{source}: {path}: expected one of {', '.join(_CHOICES[path])}, actual {value!r}")
-            return value
-        if isinstance(default, str) and isinstance(value, int | float):
-            return str(value)
-    raise ConfigError(
-        f"{source}: {path}: expected {type(default).__name__} as in its default {default!r}, "
-        f"actual {value!r} ({type(value).__name__})"
-    )
 
 
 def _plain(value):

@@ -3,6 +3,10 @@
 from caffelite.errors import CaffeliteError
 
 
+class ConfigError(CaffeliteError):
+    """An option that does not exist, a value of the wrong type, or options that contradict each other."""
+
+
 class DatasetError(CaffeliteError):
     """A data set that is missing, incomplete or inconsistent: names file, object and values."""
 

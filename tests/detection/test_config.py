@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from caffelite import proto
-from detection.config import PROFILES, ConfigError, Options, cfg
+from detection.config import PROFILES, Options, cfg
+from detection.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -35,8 +35,9 @@ from caffelite import proto
 from caffelite.errors import CaffeliteError
 from caffelite.net_spec import assign_proto
 from detection import datasets, plain_yaml
-from detection.config import ConfigError, Options
+from detection.config import Options
 from detection.datasets.voc import VOC_CLASSES
+from detection.errors import ConfigError
 from detection.models.build import Model, Variant
 from detection.models.files import merge_options
 from detection.models.nets import MODELS

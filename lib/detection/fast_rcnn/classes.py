@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from detection import plain_yaml
-from detection.config import ConfigError
+from detection.errors import ConfigError
 
 
 def stated_classes(definition) -> dict[str, object]:

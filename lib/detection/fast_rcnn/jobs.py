@@ -15,9 +15,10 @@ from caffelite.backend import kernels
 from caffelite.errors import CaffeliteError, WeightsError
 from caffelite.solver.lock import locked
 from detection import datasets, visualize
-from detection.config import ConfigError, cfg
+from detection.config import cfg
 from detection.datasets import shapes
 from detection.datasets.image import read_image
+from detection.errors import ConfigError
 from detection.evaluation.detections import save_detections
 from detection.evaluation.measure import measure, write_for_server
 from detection.evaluation.voc import Evaluation, evaluate

@@ -25,7 +25,8 @@ from google.protobuf import text_format
 from caffelite.errors import FileFormatError
 from caffelite.proto.files import replacing
 from detection.arrays import read_arrays
-from detection.config import ConfigError, cfg
+from detection.config import cfg
+from detection.errors import ConfigError
 
 logger = logging.getLogger("detection")
 

@@ -20,7 +20,7 @@ from caffelite import TEST, Net, proto
 from caffelite.errors import WeightsError
 from caffelite.proto.files import replacing
 from caffelite.proto.weights import read_weights
-from detection.config import ConfigError
+from detection.errors import ConfigError
 
 logger = logging.getLogger("detection")
 

@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from caffelite import Net
-from detection.config import ConfigError, cfg
+from detection.config import cfg
 from detection.datasets.image import read_image
-from detection.errors import DatasetError
+from detection.errors import ConfigError, DatasetError
 from detection.fast_rcnn.test import im_detect
 
 logger = logging.getLogger("detection")

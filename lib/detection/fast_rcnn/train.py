@@ -20,7 +20,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from caffelite import get_solver, proto
 from caffelite.errors import CaffeliteError, FileFormatError, WeightsError
 from caffelite.solver.signals import Signals, Stopped
-from detection.config import ConfigError, cfg
+from detection.config import cfg
+from detection.errors import ConfigError
 from detection.fast_rcnn import memory, snapshots
 from detection.fast_rcnn.classes import check_classes, fit_classes
 from detection.fast_rcnn.files import kept_class_names, make_writable, write_class_names

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from detection.config import ConfigError, cfg
+from detection.config import cfg
 from detection.datasets.image import read_image
-from detection.errors import DatasetError
+from detection.errors import ConfigError, DatasetError
 from detection.roi_data.blob import image_scale, images_to_blob, resize, subtract_means
 
 Roidb = Sequence[Mapping[str, Any]]

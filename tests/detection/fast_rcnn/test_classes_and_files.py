@@ -6,7 +6,7 @@ import pytest
 
 from caffelite import proto
 from caffelite.errors import CaffeliteError, WeightsError
-from detection.config import ConfigError
+from detection.errors import ConfigError
 from detection.fast_rcnn.classes import check_classes, fit_classes, num_classes, stated_classes
 from detection.fast_rcnn.files import (
     class_names,

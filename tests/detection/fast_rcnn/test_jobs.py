@@ -16,9 +16,8 @@ import pytest
 
 from caffelite.errors import CaffeliteError, WeightsError
 from caffelite.solver.lock import locked
-from detection.config import ConfigError
 from detection.datasets import shapes
-from detection.errors import ProposalError
+from detection.errors import ConfigError, ProposalError
 from detection.evaluation.detections import load_detections
 from detection.fast_rcnn import jobs
 from detection.fast_rcnn.files import newest_model, read_solver

@@ -12,7 +12,7 @@ import pytest
 
 from caffelite.errors import CaffeliteError, FileFormatError
 from caffelite.proto.weights import read_weights
-from detection.config import ConfigError
+from detection.errors import ConfigError
 from detection.fast_rcnn import snapshots
 from tests.detection.fast_rcnn.tiny import CLASSES, NET, OPTIONS, make_entries, solver_param, trainer_of
 

@@ -9,7 +9,7 @@ import pytest
 
 from caffelite import TEST, Net, proto
 from caffelite.errors import CaffeliteError, WeightsError
-from detection.config import ConfigError
+from detection.errors import ConfigError
 from detection.fast_rcnn.svd import RANKS, compress, compress_definition, truncated_svd
 
 ROOT = Path(__file__).resolve().parents[3]

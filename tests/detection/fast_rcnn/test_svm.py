@@ -11,8 +11,8 @@ import scipy.io
 import scipy.optimize
 
 from caffelite import TEST, Net
-from detection.config import ConfigError, cfg
-from detection.errors import DatasetError
+from detection.config import cfg
+from detection.errors import ConfigError, DatasetError
 from detection.fast_rcnn.svm import ClassSvm, SvmOptions, SvmTrainer, linear_svm
 from detection.roi_data.roidb import flip, make_entry
 

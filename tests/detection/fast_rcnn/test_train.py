@@ -11,7 +11,7 @@ from google.protobuf import text_format
 import caffelite as caffe
 from caffelite.errors import FileFormatError, WeightsError
 from caffelite.solver.signals import Stopped
-from detection.config import ConfigError
+from detection.errors import ConfigError
 from detection.fast_rcnn.memory import largest_shapes, memory_plan
 from detection.fast_rcnn.watch import TrainingError
 from tests.detection.fast_rcnn.tiny import CLASSES, NET, OPTIONS, make_entries, solver_param, trainer_of

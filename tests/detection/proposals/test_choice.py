@@ -7,8 +7,8 @@ import pytest
 import scipy.io
 
 from detection.boxes import bbox_overlaps
-from detection.config import ConfigError
 from detection.datasets.voc import VocDataset
+from detection.errors import ConfigError
 from detection.proposals import choice, dense, selective_search
 from detection.proposals.choice import dataset_proposals, image_proposals
 

@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detection.config import ConfigError
-from detection.errors import DatasetError
+from detection.errors import ConfigError, DatasetError
 from detection.roi_data.blob import image_scale, images_to_blob
 from detection.roi_data.minibatch import ImageDraw, MinibatchSampler, expand_targets, minibatch_blobs
 from detection.roi_data.roidb import add_bbox_targets
