@@ -26,6 +26,7 @@ from caffelite.solver.signals import Signals, Stopped
 from caffelite.timer import layer_times
 
 PHASES = {"TRAIN": TRAIN, "TEST": TEST}
+FEW = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -209,7 +210,12 @@ def test(options) -> None:
 
 
 def _numbers(values: np.ndarray) -> str:
-    return " ".join(f"{v:.6g}" for v in np.ravel(values))
+    """Values for people: all of them where there are few."""
+    values = np.ravel(values)
+    text = " ".join(f"{v:.6g}" for v in values[:FEW])
+    if len(values) > FEW:
+        text += f" ... ({len(values)} values, the largest {values.max():.6g} at {values.argmax()})"
+    return text
 
 
 def time_net(options) -> None:

@@ -44,11 +44,12 @@ def filter_net(net, places: list[str]):
     return kept, kept_places
 
 
-def insert_splits(net, places: list[str]):
+def insert_splits(net, places: list[str], unfiltered):
     """The net with a Split layer behind every top that feeds more than one bottom, and the layers' places.
 
     A non-zero loss weight of a top counts as one more consumer; the split's first top then carries it.
-    Raises NetError for a bottom that no earlier layer makes.
+    Raises NetError for a bottom that no earlier layer makes; it names the layer of `unfiltered`, the net before its
+    layers were chosen, that does.
     """
     source = {}  # (layer, bottom index) -> (layer, top index) that makes it
     consumers = Counter()
@@ -57,7 +58,7 @@ def insert_splits(net, places: list[str]):
     for i, layer in enumerate(net.layer):
         for j, name in enumerate(layer.bottom):
             if name not in last_top:
-                raise NetError(_unknown_bottom(net, i, j, places[i]))
+                raise NetError(_unknown_bottom(net, i, j, places[i], unfiltered))
             source[i, j] = last_top[name]
             consumers[last_top[name]] += 1
         for j, name in enumerate(layer.top):
@@ -98,13 +99,23 @@ def _split_name(layer: str, blob: str, top_index: int) -> str:
     return f"{blob}_{layer}_{top_index}_split"
 
 
-def _unknown_bottom(net, i: int, j: int, place: str) -> str:
+def _unknown_bottom(net, i: int, j: int, place: str, unfiltered) -> str:
     layer = net.layer[i]
     name = layer.bottom[j]
-    later = [other.name for other in net.layer[i:] if name in other.top]
+    later = _makers(net.layer[i + 1 :], name)
+    left_out = _makers(unfiltered.layer, name)
     if later:
         hint = f"layer {later[0]!r} makes it, but further down: move that layer up"
+    elif left_out:
+        state = f"phase {('TRAIN', 'TEST')[net.state.phase]}, level {net.state.level}"
+        stages = f", stages {', '.join(net.state.stage)}" if net.state.stage else ""
+        hint = f"layer {left_out[0]!r} makes it, but its include or exclude rules leave it out here ({state}{stages})"
     else:
         known = dict.fromkeys(top for other in net.layer[:i] for top in other.top)
         hint = f"blobs known here: {', '.join(known) or 'none'}"
     return f"{place}: layer {layer.name!r} ({layer.type}): unknown bottom blob {name!r} (bottom {j}); {hint}"
+
+
+def _makers(layers, blob: str) -> list[str]:
+    """Names of the layers that make a blob, and not of a bottom in place."""
+    return [layer.name for layer in layers if blob in layer.top and blob not in layer.bottom]

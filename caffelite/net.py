@@ -71,7 +71,8 @@ class Net:
         self.pass_state = PassState(random.random_seed() if seed is None else seed)
         self.debug_info = definition.debug_info
         self._hooks = {"before_forward": [], "after_forward": [], "before_backward": [], "after_backward": []}
-        Builder(self, *graph.insert_splits(*graph.filter_net(definition, places))).build()
+        kept = graph.filter_net(definition, places)
+        Builder(self, *graph.insert_splits(*kept, definition)).build()
         if weights is not None:
             self.copy_from(weights)
 

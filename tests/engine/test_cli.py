@@ -143,6 +143,14 @@ def test_test(files, capsys):
     assert lines == ["Batch 0, loss = 0.25", "Batch 1, loss = 0.25", "Loss: 0.25", "loss = 0.25 (* 1 = 0.25 loss)"]
 
 
+def test_many_numbers_are_not_all_printed(files, capsys):
+    text = 'layer { name: "x" type: "DummyData" top: "x" dummy_data_param { shape { dim: 7 dim: 100 } } }'
+    (files / "many.prototxt").write_text(text)
+    assert main(["test", "--model", "many.prototxt", "--iterations", "1"]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == f"Batch 0, x = {'0 ' * 100}... (700 values, the largest 0 at 0)"
+
+
 def test_time_and_summary(files, capsys):
     assert main(["time", "--model", "net.prototxt", "--iterations", "2", "--threads", "1"]) == 0
     text = capsys.readouterr().out

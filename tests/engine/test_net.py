@@ -215,6 +215,21 @@ def test_net_from_a_message_and_the_old_constructor(build, tmp_path):
     [
         (('type: "Pooling"', 'type: "Poling"'), NetError, r"net.prototxt:8: layer 'pool'.*did you mean 'Pooling'"),
         (('bottom: "pool"', 'bottom: "pol"'), NetError, r"net.prototxt:9: layer 'fc'.*unknown bottom blob 'pol'"),
+        (
+            ('bottom: "pool"', 'bottom: "loss"'),
+            NetError,
+            "unknown bottom blob 'loss'.*'loss' makes it, but further down",
+        ),
+        (
+            ('bottom: "label" top: "loss"', 'bottom: "prob" top: "loss"'),
+            NetError,
+            r"net.prototxt:12: .*unknown bottom blob 'prob'.*'prob' makes it, .* out here \(phase TRAIN, level 0\)",
+        ),
+        (
+            ('bottom: "conv1" top: "conv1"', 'bottom: "x" top: "x"'),
+            NetError,
+            "unknown bottom blob 'x'.*known here: data",
+        ),
         (("kernel_size: 2", "kernal_size: 2"), PrototxtError, r"net.prototxt:8:\d+.*kernal_size.*kernel_size"),
         (('top: "loss"', 'top: "conv1"'), LayerError, "made by another layer"),
         (("kernel_size: 2", "kernel_size: 2 pad: 2"), LayerError, r"net.prototxt:8: layer 'pool' \(Pooling\)"),
