@@ -15,11 +15,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from detection.datasets import shapes_drawing
 from detection.datasets.shapes_drawing import Random, mask_of, outline, paint, place
 from detection.errors import DatasetError
+from detection.progress import watched
 
 CLASSES = ("box", "circle", "cross", "ring", "star", "triangle")
 CLUTTER = ("blob", "crescent", "bar")
@@ -191,7 +191,7 @@ def _write(folder: Path, options: ShapesOptions) -> None:
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / part).mkdir(parents=True)
     scenes = [(split, i) for split in _STREAMS for i in range(getattr(options, split))]
-    for split, i in tqdm(scenes, desc=folder.name, unit="image", disable=None):
+    for split, i in watched(scenes, len(scenes), folder.name):
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([options.seed, _STREAMS[split], i])))
         image, things = draw_scene(random, options)
         quality = _draw_number(random, options.jpeg_quality)

@@ -22,6 +22,7 @@ from detection.experiments.study import Row, Stage, Study
 from detection.fast_rcnn import memory
 from detection.fast_rcnn.svd import compress_definition
 from detection.models import files
+from detection.progress import duration
 
 SIZES = ({"height": 375, "width": 500}, {"height": 500, "width": 375})
 """Of the images that estimates are made for, pixels: most of PASCAL VOC's; both may meet in a minibatch."""
@@ -138,11 +139,3 @@ def multiply_adds_per_second(size: int = 768, repeats: int = 3) -> float:
         backend.synchronize()
         best = min(best, time.perf_counter() - start)
     return size**3 / best
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    for name, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.0f} seconds"

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from caffelite import Net
 from detection.config import cfg
 from detection.datasets.image import read_image
 from detection.errors import ConfigError, DatasetError
 from detection.fast_rcnn.test import im_detect
+from detection.progress import watched
 
 logger = logging.getLogger("detection")
 
@@ -190,7 +190,7 @@ class SvmTrainer:
         random = np.random.RandomState(cfg.RNG_SEED)
         count = min(self.options.scale_images, len(self.entries))
         total = rois = 0
-        for i in _progress(random.choice(len(self.entries), count, replace=False), "feature norm"):
+        for i in watched(random.choice(len(self.entries), count, replace=False), count, "svm: feature norm"):
             _, features = self._forward(self.entries[i], np.arange(len(self.entries[i]["boxes"])))
             total += float(np.linalg.norm(features, axis=1).sum(dtype=np.float64))
             rois += len(features)
@@ -203,7 +203,7 @@ class SvmTrainer:
     def _with_positives(self, scale: float) -> list[ClassSvm]:
         """The SVM of every class with its positives: the ground-truth boxes."""
         positives: list[list[np.ndarray]] = [[] for _ in self.classes]
-        for entry in _progress(self.entries, "positives"):
+        for entry in watched(self.entries, len(self.entries), "svm: positives"):
             rows = np.flatnonzero(entry["gt_classes"] > 0)
             if len(rows):
                 _, features = self._forward(entry, rows)
@@ -220,7 +220,7 @@ class SvmTrainer:
     def _mine(self, svms: Sequence[ClassSvm]) -> None:
         """One pass over the images: hard negatives are collected and, when enough have come, an SVM trained anew."""
         o = self.options
-        for entry in _progress(self.entries, "hard negatives"):
+        for entry in watched(self.entries, len(self.entries), "svm: hard negatives"):
             scores, features = self._forward(entry, np.arange(len(entry["boxes"])))
             example = entry["max_overlaps"] >= 0  # crowds are none
             for c, svm in enumerate(svms, 1):
@@ -243,7 +243,3 @@ def _options_for_mining() -> Iterator[None]:
         yield
     finally:
         cfg.DEDUP_BOXES, cfg.TEST.SVM, cfg.TEST.BBOX_REG = saved
-
-
-def _progress(items, what: str):
-    return tqdm(items, f"svm: {what}", unit="image", disable=None)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from caffelite.backend.transfer import Staged, Staging
 from detection.boxes import clip_boxes, clip_boxes_inside, decode_boxes, nms_groups
 from detection.config import cfg
 from detection.prefetch import Prefetcher
+from detection.progress import watched
 from detection.roi_data.blob import image_scale, images_to_blob, resize, subtract_means
 
 logger = logging.getLogger("detection")
@@ -222,7 +222,7 @@ def test_net(
     found = None
     loaded = Prefetcher(load, range(len(roidb)))
     try:
-        for entry, item in zip(tqdm(roidb, "test", unit="image", disable=None), loaded):
+        for entry, item in watched(zip(roidb, loaded), len(roidb), "test"):
             if item:
                 with item[1] as batch:
                     feed(net, batch)

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from caffelite.backend.kernels import cores
 from caffelite.errors import FileFormatError
@@ -29,6 +28,7 @@ from detection.datasets import DATA
 from detection.datasets.dataset import Dataset
 from detection.datasets.image import read_image
 from detection.errors import ProposalError
+from detection.progress import Progress
 
 _VERSION = 1
 logger = logging.getLogger("detection")
@@ -127,8 +127,7 @@ def proposals(
     missing = sum(min(_IMAGES_PER_FILE, len(paths) - s) for s, file in zip(starts, files) if not file.is_file())
     if missing:
         logger.info("selective search of %d images of %s; kept in %s", missing, dataset.name, files[0].parent)
-    progress = tqdm(total=missing, desc=f"proposals {dataset.name}", unit="image", disable=None if missing else True)
-    with _single_threaded_opencv(), progress:
+    with _single_threaded_opencv(), Progress(missing, f"proposals {dataset.name}") as progress:
         for start, file in zip(starts, files):
             part = paths[start : start + _IMAGES_PER_FILE]
             boxes = _load(file, len(part))
