@@ -67,6 +67,14 @@ class Memory:
         self._newest = "device"
         return self._device
 
+    def read_array(self):
+        """The numbers as an array of the current backend that is only read: a host's copy stays as new as it was."""
+        kept = backend.on_gpu() and self._newest in ("host", "both")
+        array = self.array()
+        if kept:
+            self._newest = "both"
+        return array
+
     def read(self) -> np.ndarray:
         """The numbers as a numpy array that is only read: the newest copy stays where it is."""
         if self._newest == "both":
@@ -106,6 +114,7 @@ class Blob:
         self._shape: tuple[int, ...] = (0,)
         self.data_memory = Memory(0)
         self.diff_memory = Memory(0)
+        self._views: dict[int, tuple] = {}  # {id of a device array: (the array, a view of this shape)}
         if shape:
             self.reshape(*shape)
 
@@ -124,13 +133,16 @@ class Blob:
 
     def reshape(self, *shape: int) -> None:
         """Change the shape; the memory (and so the data) is kept if the new shape fits into it. Raises NetError."""
-        shape = tuple(int(d) for d in shape)
+        shape = tuple(map(int, shape))
+        if shape == self._shape:
+            return
         if any(d < 0 for d in shape):
             raise NetError(f"blob shape {shape}: a dimension is negative")
         count = math.prod(shape)
         if max(count, *shape, 0) > MAX_COUNT:
             raise NetError(f"blob shape {shape}: {count} elements; dimensions and elements may be at most {MAX_COUNT}")
         self._shape = shape
+        self._views.clear()
         if count > self.data_memory.size:
             self.data_memory = Memory(count)
         if count > self.diff_memory.size:
@@ -175,6 +187,10 @@ class Blob:
         """The data on the current backend (numpy or CuPy)."""
         return self._view(self.data_memory.array())
 
+    def read_array(self):
+        """The data on the current backend that is only read: reading it on the host, too, then costs no copy."""
+        return self._view(self.data_memory.read_array())
+
     @property
     def gradient(self):
         """The diff on the current backend (numpy or CuPy)."""
@@ -194,15 +210,22 @@ class Blob:
         return self.data_memory.at_hand
 
     def _view(self, flat):
-        return flat[: self.count].reshape(self._shape)
+        if isinstance(flat, np.ndarray):
+            return flat[: self.count].reshape(self._shape)
+        view = self._views.get(id(flat))
+        if view is None:  # CuPy takes its time for one
+            view = self._views[id(flat)] = flat, flat[: self.count].reshape(self._shape)
+        return view[1]
 
     def share_data(self, other: Blob) -> None:
         """Use the other blob's data memory. The counts must be equal."""
         self.data_memory = other.data_memory
+        self._views.clear()
 
     def share_diff(self, other: Blob) -> None:
         """Use the other blob's diff memory. The counts must be equal."""
         self.diff_memory = other.diff_memory
+        self._views.clear()
 
     def axis(self, index: int) -> int:
         """The axis as a number from 0, where a negative one counts from the end. Raises IndexError."""

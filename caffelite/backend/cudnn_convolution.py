@@ -21,6 +21,8 @@ PLANS = 2**14  # images come in many shapes: so many plans are kept, one for eac
 FORWARD, DATA, FILTER = "Forward", "BackwardData", "BackwardFilter"
 # algorithms that are deterministic and take any shape: IMPLICIT_PRECOMP_GEMM, ALGO_1, ALGO_1
 SAFE = {FORWARD: 1, DATA: 1, FILTER: 1}
+# FFT and FFT_TILING: on an H100 the heuristics of cuDNN 9.19 put them first where they take three times as long
+LAST = {FORWARD: (4, 5), DATA: (2, 3), FILTER: (2, 6)}
 MOST_ALGORITHMS = 16
 _one, _zero = ctypes.c_float(1), ctypes.c_float(0)  # factors of float32 tensors are floats
 ONE, ZERO = ctypes.addressof(_one), ctypes.addressof(_zero)
@@ -226,7 +228,8 @@ class Plan:
             if entry.math == cudnn.MATH_OF_HALVES or not (tf32 or exact):
                 continue
             ranked.append((entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH))
-        return [*ranked, (SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)]
+        ranked.append((SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH))
+        return sorted(ranked, key=lambda entry: deterministic and entry[0] in LAST[kind])
 
     def usable(self, kind: str, number: int, math_type: int) -> Algorithm | None:
         """The algorithm, if it supports this shape within the limit of scratch memory."""

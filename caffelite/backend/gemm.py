@@ -10,6 +10,8 @@ from caffelite.backend.kernels import kernels
 from caffelite.errors import BackendError
 
 DEFAULT_MATH, TF32_MATH = 0, 3  # cublasMath_t
+_factors = np.array([0, 1], np.float32)
+ZERO, ONE = _factors.ctypes.data, _factors.ctypes.data + _factors.itemsize
 
 
 def gemm(a, b, out, transpose_a: bool = False, transpose_b: bool = False, accumulate: bool = False) -> None:
@@ -33,13 +35,15 @@ def gemm(a, b, out, transpose_a: bool = False, transpose_b: bool = False, accumu
 
 def _gemm_on_gpu(a, b, out, transpose_a: bool, transpose_b: bool, accumulate: bool) -> None:
     """The same by cuBLAS: float32 throughout, unless TF32 is allowed."""
-    from cupy import cublas
-
     if not a.size or not b.size:  # a sum of no terms
         if not accumulate:
             out.fill(0)
         return
-    mode = TF32_MATH if backend.tf32_allowed() else DEFAULT_MATH
-    xp.cuda.cublas.setMathMode(xp.cuda.device.get_cublas_handle(), mode)
-    operations = ("T" if transposed else "N" for transposed in (transpose_a, transpose_b))
-    cublas.gemm(*operations, a, b, out=out, beta=1.0 if accumulate else 0.0)
+    (m, n), k = out.shape, a.size // len(out)
+    cublas, handle = xp.cuda.cublas, xp.cuda.device.get_cublas_handle()
+    cublas.setMathMode(handle, TF32_MATH if backend.tf32_allowed() else DEFAULT_MATH)
+    # cuBLAS counts by columns, and sees all three transposed: out' = op(b)' op(a)'
+    cublas.sgemm(
+        handle, int(transpose_b), int(transpose_a), n, m, k, ONE, b.data.ptr, b.shape[1], a.data.ptr, a.shape[1],
+        ONE if accumulate else ZERO, out.data.ptr, n,
+    )  # fmt: skip

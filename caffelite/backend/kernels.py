@@ -12,6 +12,7 @@ import ctypes
 import functools
 import hashlib
 import logging
+import operator
 import os
 import platform
 import re
@@ -36,12 +37,13 @@ NO_COMPILER = (
     "no C++ compiler found for the CPU kernels: install one (Debian/Ubuntu: apt install g++; macOS: xcode-select "
     "--install), or, without root, pip install ziglang"
 )
+# {C's type: (ctypes', numpy's, the least and the largest of integers)}
 _SCALARS = {
-    "int": (ctypes.c_int, np.int32),
-    "unsigned": (ctypes.c_uint, np.uint32),
-    "float": (ctypes.c_float, np.float32),
-    "double": (ctypes.c_double, np.float64),
-    "long long": (ctypes.c_longlong, np.int64),
+    "int": (ctypes.c_int, np.int32, (-(2**31), 2**31 - 1)),
+    "unsigned": (ctypes.c_uint, np.uint32, (0, 2**32 - 1)),
+    "float": (ctypes.c_float, np.float32, None),
+    "double": (ctypes.c_double, np.float64, None),
+    "long long": (ctypes.c_longlong, np.int64, (-(2**63), 2**63 - 1)),
 }
 _POINTEES = {
     "float": np.dtype(np.float32),
@@ -188,8 +190,8 @@ class KernelFamily:
             on_device = False
             for value, (pointer, want, const, argument) in zip(arguments, checks):
                 if not pointer:
-                    # ctypes cuts off what an integer type does not hold
-                    if issubclass(want[1], np.integer) and want[0](value).value != value:
+                    # ctypes cuts off what an integer type does not hold, numpy fractions
+                    if want[2] and not want[2][0] <= operator.index(value) <= want[2][1]:
                         raise BackendError(f"{where}, {argument}: {value} is beyond {want[1].__name__}")
                 elif value is not None:
                     if value.dtype != want or not value.flags.c_contiguous:
@@ -203,26 +205,27 @@ class KernelFamily:
                     elif not const and not value.flags.writeable:
                         raise BackendError(f"{where}, {argument}: the array is read-only")
             run = self._run_gpu if on_device else self._run_cpu
-            run(name, [(v, pointer, want) for v, (pointer, want, _, _) in zip(arguments, checks)])
+            run(name, arguments, checks)
 
         return launch
 
-    def _run_cpu(self, name: str, arguments) -> None:
+    def _run_cpu(self, name: str, arguments, checks) -> None:
         raw = [
             (ctypes.c_void_p(v.ctypes.data if v is not None else None) if pointer else want[0](v))
-            for v, pointer, want in arguments
+            for v, (pointer, want, _, _) in zip(arguments, checks)
         ]
         if not hasattr(self.library, name):
             raise BackendError(f"kernel {self.family}.{name} is for a GPU alone, and these are numpy's arrays")
         getattr(self.library, name)(*raw)
 
-    def _run_gpu(self, name: str, arguments) -> None:
-        n = int(arguments[0][0])
+    def _run_gpu(self, name: str, arguments, checks) -> None:
+        n = int(arguments[0])
         if n:
-            raw = tuple(
-                (v if v is not None else np.intp(0)) if pointer else want[1](v) for v, pointer, want in arguments
-            )
-            self._function(name)((min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS),), (BLOCK,), raw)
+            raw = [
+                (v if v is not None else np.intp(0)) if pointer else want[1](v)
+                for v, (pointer, want, _, _) in zip(arguments, checks)
+            ]
+            self._function(name)((min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS),), (BLOCK,), tuple(raw))
 
     def _function(self, name: str):
         """The CUDA function of a kernel on the current device, which CuPy would look for anew in every launch."""

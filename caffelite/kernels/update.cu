@@ -84,3 +84,17 @@ KERNEL(squares)(const int n, const int count, const int part, const float* x, do
     sums[i] = sum;
   }
 }
+
+/* *bad becomes NaN where any of `count` numbers is infinite or NaN; n: runs of `part` numbers, on a GPU each of those
+   that lie n apart */
+KERNEL(find_bad)(const int n, const int count, const int part, const float* x, float* bad) {
+  KERNEL_LOOP(i, n) {
+    int found = 0;
+#if GATHER
+    for (int k = i; k < count; k = count - k > n ? k + n : count) found |= !(fabsf(x[k]) <= FLT_MAX);
+#else
+    for (int k = i * part, end = k + min(part, count - k); k < end; ++k) found |= !(std::fabs(x[k]) <= FLT_MAX);
+#endif
+    if (found) *bad = FLT_MAX * 2.0f - FLT_MAX * 2.0f; /* whoever writes, writes the same */
+  }
+}

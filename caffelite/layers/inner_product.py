@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from caffelite.backend import xp
 from caffelite.backend.gemm import gemm
+from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
 
@@ -45,7 +45,7 @@ class InnerProduct(Layer):
         x, y = bottom[0].array.reshape(self.rows, self.length), top[0].array.reshape(self.rows, self.num_output)
         gemm(x, self.blobs[0].array, y, transpose_b=not self.transpose)
         if len(self.blobs) > 1:
-            xp.add(y, self.blobs[1].array, out=y)
+            kernels("inner_product").bias_rows(y.size, *y.shape, self.blobs[1].array, y)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         dy = top[0].gradient.reshape(self.rows, self.num_output)
@@ -54,7 +54,7 @@ class InnerProduct(Layer):
             left, right = (x, dy) if self.transpose else (dy, x)
             gemm(left, right, dw, transpose_a=True, accumulate=True)
         if len(self.blobs) > 1 and self.param_propagate_down[1]:
-            self.blobs[1].gradient[...] += dy.sum(axis=0)
+            kernels("inner_product").bias_gradient(self.num_output, *dy.shape, dy, self.blobs[1].gradient)
         if propagate_down[0]:
             dx = bottom[0].gradient.reshape(self.rows, self.length)
             gemm(dy, self.blobs[0].array, dx, transpose_b=self.transpose)

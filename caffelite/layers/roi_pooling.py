@@ -44,7 +44,7 @@ class ROIPooling(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.check(bottom[1].read().reshape(-1, 5), bottom[0].shape[0])
-        rois, (height, width) = bottom[1].array.reshape(-1, 5), bottom[0].shape[2:]
+        rois, (height, width) = bottom[1].read_array().reshape(-1, 5), bottom[0].shape[2:]
         bins = len(rois) * self.pooled[0] * self.pooled[1]
         self.bins = fitting(self.bins, (bins, BIN), np.int32)
         scale = self.param.roi_pooling_param.spatial_scale
@@ -65,7 +65,7 @@ class ROIPooling(Layer):
 
     def pool(self, bottom: list[Blob], y, argmax) -> None:
         """The maxima of all bins, and where they are; `argmax` may be None."""
-        x, rois = bottom[0].array, bottom[1].array
+        x, rois = bottom[0].array, bottom[1].read_array()
         size = self.pooled[0] * self.pooled[1]
         kernels("roi_pooling").roi_pool_forward(
             y.size, x, rois, self.bins, len(y), *x.shape, size, y, argmax
@@ -83,7 +83,7 @@ class ROIPooling(Layer):
         images, channels, height, width = dx.shape
         planes, size = images * channels, self.pooled[0] * self.pooled[1]
         kernels("roi_pooling").roi_pool_backward(
-            warps(planes), planes, dy, bottom[1].array, self.argmax, len(dy), channels, height * width, size, dx
+            warps(planes), planes, dy, bottom[1].read_array(), self.argmax, len(dy), channels, height * width, size, dx
         )
 
     def allow_force_backward(self, bottom_index: int) -> bool:

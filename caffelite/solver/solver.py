@@ -160,7 +160,8 @@ class Solver:
             log.info("Iteration %d, lr = %g", self.iter, rate)
         scale = self._clip_scale() / p.iter_size
         params = self.net.learnable_params
-        for k, q in enumerate(params):
+        # the largest first: while a GPU is at work on them, the others are launched
+        for k, q in sorted(enumerate(params), key=lambda each: -each[1].blob.count):
             # with rate 0 a weight cannot change, and a frozen layer's diff is never allocated
             if q.lr_mult == 0:
                 continue

@@ -12,7 +12,7 @@ from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.errors import SolverError
 
-PART = 256  # elements whose squares one thread adds up
+PART = 256  # elements that one thread looks at
 
 
 def norm(blobs: Sequence[Blob]) -> float:
@@ -23,6 +23,12 @@ def norm(blobs: Sequence[Blob]) -> float:
         kernels("update").squares(sums.size, blob.count, PART, blob.gradient.ravel(), sums)
         totals.append(sums.sum())
     return math.sqrt(float(xp.stack(totals).sum()))
+
+
+def find_bad(blobs: Sequence[Blob], answer) -> None:
+    """Make `answer`, an array of one number, NaN where a diff of these blobs is infinite or NaN."""
+    for blob in blobs:
+        kernels("update").find_bad(-(-blob.count // PART), blob.count, PART, blob.gradient.ravel(), answer)
 
 
 class SGD:

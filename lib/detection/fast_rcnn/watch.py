@@ -10,6 +10,7 @@ import numpy as np
 
 from caffelite.backend import to_host, xp
 from caffelite.errors import CaffeliteError
+from caffelite.solver.updates import find_bad
 from detection.config import cfg
 
 logger = logging.getLogger("detection")
@@ -61,7 +62,7 @@ class Watch:
 
     def _passed(self) -> None:
         weights = {name: weight for name, weight in self.net.blob_loss_weights.items() if weight}
-        *sums, self._gradients = self._sums(weights)
+        *sums, self._bad_gradient = self._sums(weights)
         terms = {name: weight * value for (name, weight), value in zip(weights.items(), sums)}
         self._passes.append(terms)
         if self._problem is None and not math.isfinite(sum(terms.values())):
@@ -69,7 +70,7 @@ class Watch:
             self._problem = self._text("the loss is not finite", terms, self._first_blob())
 
     def _may_update(self) -> str | None:
-        if self._problem is None and not math.isfinite(self._gradients):
+        if self._problem is None and math.isnan(self._bad_gradient):
             culprit = self._first_gradient()
             if culprit:
                 self._problem = self._text("a gradient is not finite", self._passes[-1], culprit)
@@ -96,13 +97,13 @@ class Watch:
         )
 
     def _sums(self, names: Iterable[str]) -> list[float]:
-        """The sum of each of these blobs, then that of all gradients, which may be infinite where they are not: it is
-        cheap, and an exact look comes after it. A GPU is waited for once."""
-        gradients = [p.blob.gradient for p in self.net.learnable_params if p.lr_mult and _has_diff(p.blob)]
-        with np.errstate(over="ignore", invalid="ignore"):
-            all_gradients = [xp.zeros((), np.float32), *(gradient.sum() for gradient in gradients)]
-            sums = [*(self.net.blobs[name].array.sum() for name in names), xp.stack(all_gradients).sum()]
-            return to_host(xp.stack(sums)).astype(float).tolist()
+        """The sum of each of these blobs, and NaN if any gradient is not finite, else 0. A GPU is waited for once."""
+        blobs = [self.net.blobs[name] for name in names]
+        answers = xp.zeros(len(blobs) + 1, np.float32)
+        for k, blob in enumerate(blobs):
+            answers[k] = blob.array.reshape(()) if blob.count == 1 else blob.array.sum()
+        find_bad([p.blob for p in self.net.learnable_params if p.lr_mult and _has_diff(p.blob)], answers[-1:])
+        return to_host(answers).astype(float).tolist()
 
     def _first_blob(self) -> str:
         """The first blob of the forward pass with such values, and whether its layer's weights had them before."""

@@ -12,10 +12,10 @@ import types
 
 import numpy
 
-from . import cublas, cuda
+from . import cuda
 from .emulator import RawModule
 
-__all__ = ["RawModule", "cublas", "cuda", "ndarray"]
+__all__ = ["RawModule", "cuda", "ndarray"]
 __version__ = "0 (stand-in)"
 
 GARBAGE = 0xA5

@@ -147,7 +147,7 @@ def alloc_pinned_memory(size: int) -> bytearray:
     return bytearray(b"\xa5" * size)
 
 
-class _MathModes:
+class _Cublas:
     def __init__(self):
         self.mode = 0
 
@@ -156,8 +156,26 @@ class _MathModes:
         assert handle == device.get_cublas_handle()
         self.mode = mode
 
+    def sgemm(self, handle, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) -> None:
+        """C = alpha op(A) op(B) + beta C of matrices that are stored by columns; alpha and beta on the host."""
+        assert handle == device.get_cublas_handle() and min(m, n, k) > 0
+        a = _columns(a, lda, *((k, m) if transpose_a else (m, k)))
+        b = _columns(b, ldb, *((n, k) if transpose_b else (k, n)))
+        c = _columns(c, ldc, m, n)
+        alpha, beta = (ctypes.c_float.from_address(factor).value for factor in (alpha, beta))
+        product = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+        c[...] = product * numpy.float32(alpha) + (c * numpy.float32(beta) if beta else 0)
 
-cublas = _MathModes()
+
+def _columns(address: int, stride: int, rows: int, columns: int) -> numpy.ndarray:
+    """A matrix stored by columns that begin `stride` numbers apart."""
+    assert stride >= rows
+    numbers = (ctypes.c_float * (stride * (columns - 1) + rows)).from_address(address)
+    flat = numpy.frombuffer(numbers, numpy.float32)
+    return numpy.lib.stride_tricks.as_strided(flat, (rows, columns), (4, 4 * stride))
+
+
+cublas = _Cublas()
 device = types.SimpleNamespace(get_cublas_handle=lambda: 42 + current_device())
 memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
 runtime = types.SimpleNamespace(
