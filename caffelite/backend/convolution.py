@@ -89,7 +89,8 @@ class Convolution:
         """Bytes of scratch memory that a GPU takes for a forward pass, or both passes; 0 on a CPU: it is little."""
         if not backend.on_gpu():
             return 0
-        return gpu_implementation().workspace(self, tuple(x_shape), tuple(w_shape), backward)
+        x_shape, w_shape = tuple(x_shape), tuple(w_shape)
+        return _on_gpu(self, x_shape, w_shape).workspace(self, x_shape, w_shape, backward)
 
     def _check(self, x, w, y) -> None:
         expected = self.output_shape(x.shape, w.shape)
@@ -100,7 +101,7 @@ class Convolution:
 def implementation(convolution: Convolution, x, w):
     """The way to convolve such arrays: where a backend for a machine is chosen."""
     if not isinstance(x, np.ndarray):
-        return gpu_implementation()
+        return _on_gpu(convolution, x.shape, w.shape)
     if x.ndim > 4:
         return Im2col
     if w.shape[1] == 1 and convolution.groups == x.shape[1] > 1:
@@ -113,8 +114,15 @@ def implementation(convolution: Convolution, x, w):
     return ImplicitGemm
 
 
+def _on_gpu(convolution: Convolution, x_shape, w_shape):
+    from caffelite.backend import gpu_winograd
+
+    fast = gpu_winograd.worth(convolution, x_shape, w_shape)
+    return gpu_winograd.GpuWinograd if fast else gpu_implementation()
+
+
 def gpu_implementation():
-    """The way to convolve on a GPU: cuDNN where it is installed."""
+    """The way to convolve on a GPU that does it all: cuDNN where it is installed."""
     from caffelite.backend import cudnn, cudnn_convolution
 
     return cudnn_convolution.Cudnn if cudnn.library() else Im2col

@@ -33,6 +33,18 @@ def gemm(a, b, out, transpose_a: bool = False, transpose_b: bool = False, accumu
     _gemm_on_gpu(a, b, out, transpose_a, transpose_b, accumulate)
 
 
+def gemm_batch(a, b, out) -> None:
+    """out[i] = a[i] @ b[i] for 3-D C-contiguous float32 arrays of one machine, none of them empty."""
+    if isinstance(out, np.ndarray):
+        for left, right, product in zip(a, b, out):
+            gemm(left, right, product)
+        return
+    (count, m, n), k = out.shape, a.shape[2]
+    _cublas().sgemmStridedBatched(
+        _handle(), 0, 0, n, m, k, ONE, b.data.ptr, n, k * n, a.data.ptr, k, m * k, ZERO, out.data.ptr, n, m * n, count
+    )
+
+
 def _gemm_on_gpu(a, b, out, transpose_a: bool, transpose_b: bool, accumulate: bool) -> None:
     """The same by cuBLAS: float32 throughout, unless TF32 is allowed."""
     if not a.size or not b.size:  # a sum of no terms
@@ -40,10 +52,19 @@ def _gemm_on_gpu(a, b, out, transpose_a: bool, transpose_b: bool, accumulate: bo
             out.fill(0)
         return
     (m, n), k = out.shape, a.size // len(out)
-    cublas, handle = xp.cuda.cublas, xp.cuda.device.get_cublas_handle()
-    cublas.setMathMode(handle, TF32_MATH if backend.tf32_allowed() else DEFAULT_MATH)
     # cuBLAS counts by columns, and sees all three transposed: out' = op(b)' op(a)'
-    cublas.sgemm(
-        handle, int(transpose_b), int(transpose_a), n, m, k, ONE, b.data.ptr, b.shape[1], a.data.ptr, a.shape[1],
+    _cublas().sgemm(
+        _handle(), int(transpose_b), int(transpose_a), n, m, k, ONE, b.data.ptr, b.shape[1], a.data.ptr, a.shape[1],
         ONE if accumulate else ZERO, out.data.ptr, n,
     )  # fmt: skip
+
+
+def _handle() -> int:
+    return xp.cuda.device.get_cublas_handle()
+
+
+def _cublas():
+    """cuBLAS, told whether it may use TF32."""
+    cublas = xp.cuda.cublas
+    cublas.setMathMode(_handle(), TF32_MATH if backend.tf32_allowed() else DEFAULT_MATH)
+    return cublas

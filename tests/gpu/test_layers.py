@@ -59,6 +59,12 @@ CASES = {
     "Convolution dilated": layer(
         "Convolution", "convolution_param { num_output: 4 kernel_size: 3 pad: 2 dilation: 2 bias_term: false }", IMAGES,
         params=[normal(4, 6, 3, 3)]),
+    "Convolution by tiles": layer(
+        "Convolution", "convolution_param { num_output: 33 kernel_size: 3 pad: 1 }", normal(2, 32, 23, 26),
+        params=[normal(33, 32, 3, 3), normal(33)]),
+    "Convolution by small tiles": layer(
+        "Convolution", "convolution_param { num_output: 64 kernel_size: 5 pad: 2 group: 2 }", normal(1, 64, 31, 33),
+        params=[normal(64, 32, 5, 5), normal(64)]),
     "Convolution 1 axis": layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 stride: 2 }",
                                 normal(2, 3, 17), params=[normal(4, 3, 3), normal(4)]),
     "Convolution 3 axes": layer("Convolution", "convolution_param { num_output: 4 kernel_size: 3 pad: 1 }",

@@ -18,8 +18,8 @@ FUNCTIONS = """array asarray ascontiguousarray asnumpy empty empty_like matmul g
     cuda.Device.use cuda.Device.synchronize cuda.Device.mem_info cuda.Device.id cuda.Device.__enter__
     cuda.Stream.synchronize cuda.Stream.__enter__ cuda.Stream.record cuda.Stream.wait_event cuda.Stream.null
     cuda.Event.synchronize cuda.MemoryPointer.ptr cuda.MemoryPointer.copy_from_host_async cuda.alloc
-    cuda.alloc_pinned_memory cuda.get_current_stream cuda.cublas.setMathMode cuda.cublas.sgemm cuda.device.get_cublas_handle
-    cuda.memory.OutOfMemoryError"""
+    cuda.alloc_pinned_memory cuda.get_current_stream cuda.cublas.setMathMode cuda.cublas.sgemm
+    cuda.cublas.sgemmStridedBatched cuda.device.get_cublas_handle cuda.memory.OutOfMemoryError"""
 ATTRIBUTES = "dtype shape size ndim nbytes strides itemsize flags data device T get set fill item"
 
 

@@ -166,6 +166,16 @@ class _Cublas:
         product = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
         c[...] = product * numpy.float32(alpha) + (c * numpy.float32(beta) if beta else 0)
 
+    def sgemmStridedBatched(
+        self, handle, transpose_a, transpose_b, m, n, k, alpha, a, lda, step_a, b, ldb, step_b, beta, c, ldc, step_c,
+        count,
+    ) -> None:  # fmt: skip
+        """The same for `count` matrices that begin so many numbers apart."""
+        for i in range(count):
+            at = (start + 4 * i * step for start, step in ((a, step_a), (b, step_b), (c, step_c)))
+            a_i, b_i, c_i = at
+            self.sgemm(handle, transpose_a, transpose_b, m, n, k, alpha, a_i, lda, b_i, ldb, beta, c_i, ldc)
+
 
 def _columns(address: int, stride: int, rows: int, columns: int) -> numpy.ndarray:
     """A matrix stored by columns that begin `stride` numbers apart."""
