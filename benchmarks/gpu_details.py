@@ -2,14 +2,16 @@
 
     python benchmarks/gpu_details.py [--gpu 0] [--net VGG16] [--small]
 
-Layers: milliseconds of each, alone. Convolutions: every algorithm of cuDNN that takes the shape, and which of them is
-chosen (`*`); those whose sums come in another order in every run are marked `~`, they are never chosen by default. The
-host: how long it takes to launch an iteration, which a GPU should never wait for, and to plan a new image size.
+Layers: milliseconds of each, alone. Convolutions: every algorithm of cuDNN that takes the shape, our own minimal
+filtering (`own`), and which of them is chosen (`*`); those whose sums come in another order in every run are marked
+`~`, they are never chosen by default. The host: how long it takes to launch an iteration, which a GPU should never wait
+for, and to plan a new image size.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 
@@ -18,7 +20,7 @@ import gpu
 import numpy as np
 
 from caffelite import backend
-from caffelite.backend import cudnn, nms, xp
+from caffelite.backend import cudnn, gpu_winograd, nms, xp
 from caffelite.backend import cudnn_convolution as cc
 from caffelite.cli import print_layer_times
 from caffelite.layers.convolution import Convolution
@@ -31,32 +33,25 @@ UNSTEADY = {cc.FORWARD: (), cc.DATA: (0,), cc.FILTER: (0, 3)}  # cuDNN's numbers
 
 def convolutions(net, tf32: bool, repeats: int) -> None:
     """A line for each convolution and product: milliseconds of every algorithm."""
-    kind_of_math = cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH
     print(f"\n{'convolution':12} {'product':15} {'TFLOP/s':>8} {'chosen/best':>11}  ms of the algorithms")
     for i, layer in enumerate(net.layers):
         if not isinstance(layer, Convolution):
             continue
-        x, w, y = (
-            blob.array for blob in (net.bottom_blobs[i][0], layer.blobs[0], net.top_blobs[i][0])
-        )  # fmt: skip
+        x, w, y = (blob.array for blob in (net.bottom_blobs[i][0], layer.blobs[0], net.top_blobs[i][0]))
         dx, dw, dy = xp.empty_like(x), xp.zeros_like(w), xp.ones_like(y)
-        plan = cc._plan(layer.engine, x, w, y)
         flops = 2 * multiply_adds(layer, net.bottom_blobs[i], net.top_blobs[i])
         products = {cc.FORWARD: (x, w, y)}
         if net.layer_need_backward[i]:
             products |= {cc.DATA: (w, dy, dx), cc.FILTER: (x, dy, dw)}
+        plan = cc._plan(layer.engine, x, w, y)
         for kind, arguments in products.items():
-            factor = cc.ONE if kind == cc.FILTER else cc.ZERO
-            plan.run(kind, *arguments, factor)
-            key = kind, tf32, True
-            kept, times = plan.algorithms[key], {}
-            for number in ALGORITHMS[kind]:
-                plan.algorithms[key] = cc.Candidates(plan, kind, [(number, kind_of_math)])
-                if plan.run(kind, *arguments, factor):
-                    run = lambda: plan.run(kind, *arguments, factor)  # noqa: B023, E731 called at once
-                    times[number] = gpu.seconds(run, repeats, 1)
-            plan.algorithms[key] = kept
-            chosen = kept.first and kept.first.number
+            times, chosen = algorithms(plan, kind, arguments, tf32, repeats)
+            if kind != cc.FILTER and gpu_winograd.worth(layer.engine, x.shape, w.shape):
+                own = {
+                    cc.FORWARD: lambda: layer.engine.forward(x, w, None, y),  # noqa: B023 called at once
+                    cc.DATA: lambda: layer.engine.backward_data(dy, w, dx),  # noqa: B023
+                }
+                chosen, times["own"] = "own", gpu.seconds(own[kind], repeats, 1)
             steady = [taken for number, taken in times.items() if number not in UNSTEADY[kind]]
             if chosen not in times or not steady:
                 print(f"{layer.name:12} {kind:15} no algorithm")
@@ -67,6 +62,22 @@ def convolutions(net, tf32: bool, repeats: int) -> None:
             )
             rate = flops / times[chosen] / 1e12
             print(f"{layer.name:12} {kind:15} {rate:8.1f} {times[chosen] / min(steady):11.2f}  {each}", flush=True)
+
+
+def algorithms(plan, kind: str, arguments: tuple, tf32: bool, repeats: int) -> tuple[dict, int | None]:
+    """The seconds that each of cuDNN's algorithms takes for a product, and which of them is chosen."""
+    math = cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH
+    run = lambda: plan.run(kind, *arguments, cc.ONE if kind == cc.FILTER else cc.ZERO)  # noqa: E731
+    run()
+    key = kind, tf32, True
+    kept, times = plan.algorithms[key], {}
+    for number in ALGORITHMS[kind]:
+        plan.algorithms[key] = cc.Candidates(plan, kind, [(number, math)])
+        with contextlib.suppress(cudnn.CudnnError):
+            if run():
+                times[number] = gpu.seconds(run, repeats, 1)
+    plan.algorithms[key] = kept
+    return times, kept.first and kept.first.number
 
 
 def host(net, solver, repeats: int) -> None:

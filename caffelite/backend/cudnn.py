@@ -100,7 +100,9 @@ class Library:
     def __init__(self, path: str):
         self.path = path
         try:
-            self._library = ctypes.CDLL(path)
+            # PyDLL keeps the interpreter to itself during a call: giving it away to threads that read images, 30 times
+            # in an iteration, and waiting to get it back costs more
+            self._library = ctypes.PyDLL(path)
             self.version = self._function("cudnnGetVersion", [], c_size_t)()
             self._name_of_status = self._function("cudnnGetErrorString", [c_int], ctypes.c_char_p)
             if self.version < OLDEST:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ctypes import byref, c_int, c_size_t, c_void_p
 from typing import NamedTuple
 
@@ -101,17 +102,21 @@ class Algorithm(NamedTuple):
 
 class Candidates:
     """Numbers and math types of algorithms for a product, the best first. `first` is the one to use, None if there is
-    none left; whether the next one can be used is asked when the one before it has failed."""
+    none left, and `proven` if it has worked; whether the next one can be used is asked when the one before it has
+    failed."""
 
-    def __init__(self, plan: Plan, kind: str, ranked: Sequence[tuple[int, int]]):
-        self._kind, self._ranked = kind, list(ranked)
+    def __init__(self, plan: Plan, kind: str, ranked: Iterable[tuple[int, int]]):
+        self._kind, self._ranked = kind, iter(ranked)
         self.next(plan)
 
     def next(self, plan: Plan) -> None:
         """Go on to the next one."""
         self.first: Algorithm | None = None
-        while self._ranked and self.first is None:
-            self.first = plan.usable(self._kind, *self._ranked.pop(0))
+        self.proven = False
+        for number, math_type in self._ranked:
+            self.first = plan.usable(self._kind, number, math_type)
+            if self.first:
+                return
 
 
 class Plan:
@@ -133,6 +138,7 @@ class Plan:
         library.cudnnSetConvolutionGroupCount(self.convolution.value, groups)
         self.bias = _tensor(context, (1, y_shape[1], *(1,) * len(pad)))
         self.algorithms: dict[tuple, Candidates] = {}
+        self.math: int | None = None
 
     def output_shape(self, axes: int) -> tuple[int, ...]:
         """(N, O, *spatial) of the output, as cuDNN has it."""
@@ -143,7 +149,10 @@ class Plan:
         return tuple(shape)
 
     def run(self, kind: str, a, b, out, factor: int) -> bool:
-        """out = product(a, b) + factor * out; False where cuDNN has no algorithm for it."""
+        """out = product(a, b) + factor * out; False where cuDNN has no algorithm for it.
+
+        Its heuristics also name algorithms that then fail, with errors of all kinds: the next one is tried.
+        """
         key = kind, backend.tf32_allowed(), backend.deterministic()
         if key not in self.algorithms:
             self.algorithms[key] = Candidates(self, kind, self._ranked(*key, a, b, out))
@@ -151,7 +160,7 @@ class Plan:
         first, second, third = self._order(kind)
         while algorithms.first:
             algorithm = algorithms.first
-            library.cudnnSetConvolutionMathType(self.convolution.value, algorithm.math)
+            self._set_math(algorithm.math)
             try:
                 # back in CuPy's pool on return: what takes it next runs on the same stream, so after this
                 scratch = xp.cuda.alloc(algorithm.workspace) if algorithm.workspace else None
@@ -160,11 +169,15 @@ class Plan:
                     algorithm.number, scratch.ptr if scratch else None, algorithm.workspace, factor, third,
                     out.data.ptr,
                 )  # fmt: skip
+                algorithms.proven = True
                 return True
             except cudnn.CudnnError as e:
-                if not e.unsupported:
+                if algorithms.proven:
                     raise
+                log.debug("%s", e)
                 algorithms.next(self)
+                if not algorithms.first and not e.unsupported:
+                    raise
             except MemoryError:
                 algorithms.next(self)
                 if not algorithms.first:
@@ -175,6 +188,11 @@ class Plan:
                     "which may round otherwise", algorithm.workspace >> 20,
                 )  # fmt: skip
         return False
+
+    def _set_math(self, math_type: int) -> None:
+        if math_type != self.math:
+            self.library.cudnnSetConvolutionMathType(self.convolution.value, math_type)
+            self.math = math_type
 
     def workspace(self, kinds: Sequence[str]) -> int:
         """Bytes of scratch memory that these products want; where algorithms are measured, the most that they may."""
@@ -198,44 +216,61 @@ class Plan:
         x, w, y = self.x.value, self.w.value, self.y.value
         return {FORWARD: (x, w, y), DATA: (w, y, x), FILTER: (x, y, w)}[kind]
 
-    def _ranked(self, kind: str, tf32: bool, deterministic: bool, a, b, out) -> list[tuple[int, int]]:
-        """Numbers and math types of the algorithms that may be used, fastest first: by cuDNN's heuristics, or measured
-        where bits may differ."""
-        library, descriptor = self.library, self.convolution.value
+    def _ranked(self, kind: str, tf32: bool, deterministic: bool, a, b, out) -> Iterator[tuple[int, int]]:
+        """Numbers and math types of the algorithms that may be used, fastest first: measured where bits may differ,
+        else by cuDNN's heuristics, which take the longer the more they are asked for."""
+        math_type = cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH
+        last = []
+        if deterministic:
+            for most in (1, MOST_ALGORITHMS):
+                for candidate in self._allowed(self._heuristics(kind, math_type, most), tf32, True):
+                    if candidate[0] in LAST[kind]:
+                        last.append(candidate)
+                    else:
+                        yield candidate
+        else:
+            yield from self._allowed(self._measured(kind, math_type, a, b, out), tf32, False)
+        yield SAFE[kind], math_type
+        yield from last
+
+    def _heuristics(self, kind: str, math_type: int, most: int) -> list[cudnn.Performance]:
+        found, count = (cudnn.Performance * most)(), c_int()
         first, second, third = self._order(kind)
+        self._set_math(math_type)
+        with contextlib.suppress(cudnn.CudnnError):
+            getattr(self.library, f"cudnnGetConvolution{kind}Algorithm_v7")(
+                self.context.handle(), first, second, self.convolution.value, third, most, byref(count), found
+            )
+        return found[: count.value]
+
+    def _measured(self, kind: str, math_type: int, a, b, out) -> list[cudnn.Performance]:
         found, count = (cudnn.Performance * MOST_ALGORITHMS)(), c_int()
-        library.cudnnSetConvolutionMathType(descriptor, cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)
-        try:
-            if deterministic:
-                getattr(library, f"cudnnGetConvolution{kind}Algorithm_v7")(
-                    self.context.handle(), first, second, descriptor, third, MOST_ALGORITHMS, byref(count), found
-                )
-            else:
-                limit = self.context.workspace_limit
-                scratch, result = xp.cuda.alloc(limit), xp.empty_like(out)  # measuring overwrites the result
-                getattr(library, f"cudnnFindConvolution{kind}AlgorithmEx")(
-                    self.context.handle(), first, a.data.ptr, second, b.data.ptr, descriptor, third, result.data.ptr,
-                    MOST_ALGORITHMS, byref(count), found, scratch.ptr, limit,
-                )  # fmt: skip
-        except cudnn.CudnnError as e:
-            if not e.unsupported:
-                raise
-        ranked = []
-        for entry in found[: count.value]:
+        first, second, third = self._order(kind)
+        limit = self.context.workspace_limit
+        scratch, result = xp.cuda.alloc(limit), xp.empty_like(out)  # measuring overwrites the result
+        self._set_math(math_type)
+        with contextlib.suppress(cudnn.CudnnError):
+            getattr(self.library, f"cudnnFindConvolution{kind}AlgorithmEx")(
+                self.context.handle(), first, a.data.ptr, second, b.data.ptr, self.convolution.value, third,
+                result.data.ptr, MOST_ALGORITHMS, byref(count), found, scratch.ptr, limit,
+            )  # fmt: skip
+        return found[: count.value]
+
+    @staticmethod
+    def _allowed(found: Sequence[cudnn.Performance], tf32: bool, deterministic: bool) -> Iterator[tuple[int, int]]:
+        for entry in found:
             exact = entry.math in (cudnn.DEFAULT_MATH, cudnn.FMA_MATH)
             if entry.status or (deterministic and entry.determinism != cudnn.DETERMINISTIC):
                 continue
             if entry.math == cudnn.MATH_OF_HALVES or not (tf32 or exact):
                 continue
-            ranked.append((entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH))
-        ranked.append((SAFE[kind], cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH))
-        return sorted(ranked, key=lambda entry: deterministic and entry[0] in LAST[kind])
+            yield entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH
 
     def usable(self, kind: str, number: int, math_type: int) -> Algorithm | None:
         """The algorithm, if it supports this shape within the limit of scratch memory."""
         first, second, third = self._order(kind)
         size = c_size_t()
-        self.library.cudnnSetConvolutionMathType(self.convolution.value, math_type)
+        self._set_math(math_type)
         try:
             getattr(self.library, f"cudnnGetConvolution{kind}WorkspaceSize")(
                 self.context.handle(), first, second, self.convolution.value, third, number, byref(size)

@@ -1,9 +1,21 @@
 /* Activations that almost every net runs on large blobs, and the mask of Dropout.  x and y (dy and dx) may be the same
    memory.  Source: relu_layer.cpp, dropout_layer.cpp; ReLU6 as in the MobileNet forks. */
 
-KERNEL(relu_forward)(const int n, const float* x, const float negative_slope, float* y) {
-  /* the 0 makes +0 of the -0 that a slope of 0 gives */
-  KERNEL_LOOP(i, n) y[i] = x[i] > 0.0f ? x[i] : 0.0f + negative_slope * x[i];
+/* the 0 makes +0 of the -0 that a slope of 0 gives */
+DEVICE float relu(const float x, const float negative_slope) { return x > 0.0f ? x : 0.0f + negative_slope * x; }
+
+/* n: elements, in fours; a GPU thread has four loads under way at once */
+KERNEL(relu_forward)(const int n, const int count, const float* x, const float negative_slope, float* y) {
+#if GATHER
+  KERNEL_LOOP(i, n) {
+    float values[4];
+    for (int k = 0; k < 4; ++k) values[k] = n * k < count - i ? x[n * k + i] : 0.0f;
+    for (int k = 0; k < 4; ++k)
+      if (n * k < count - i) y[n * k + i] = relu(values[k], negative_slope);
+  }
+#else
+  KERNEL_LOOP(i, count) y[i] = relu(x[i], negative_slope);
+#endif
 }
 
 KERNEL(relu_backward)(const int n, const float* x, const float* dy, const float negative_slope, float* dx) {

@@ -72,6 +72,16 @@ KERNEL(max_pool_backward)(const int n, const int planes, const float* dy, const 
                           const int stride_h, const int stride_w, const int pad_h, const int pad_w, float* dx) {
   const int in = height * width, out = out_h * out_w;
 #if GATHER
+  if (kernel_h == stride_h && kernel_w == stride_w && pad_h == 0 && pad_w == 0) { /* each cell is of one window */
+    PLANE_LOOP(p, o, planes, out) {
+      const int h0 = o / out_w * stride_h, w0 = o % out_w * stride_w, winner = mask[p * out + o];
+      const float gradient = 0.0f + dy[p * out + o]; /* no -0, as in a sum */
+      for (int h = h0; h < min(h0 + kernel_h, height); ++h)
+        for (int w = w0; w < min(w0 + kernel_w, width); ++w)
+          dx[p * in + h * width + w] = h * width + w == winner ? gradient : 0.0f;
+    }
+    return;
+  }
   PLANE_LOOP(p, k, planes, in) {
     const int h = k / width + pad_h, w = k % width + pad_w;
     const int a0 = h < kernel_h ? 0 : (h - kernel_h) / stride_h + 1, a1 = min(h / stride_h + 1, out_h);

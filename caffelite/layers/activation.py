@@ -46,7 +46,7 @@ class ReLU(Activation):
 
     def forward(self, bottom, top):
         x = bottom[0].array
-        kernels("activation").relu_forward(x.size, x, self.negative_slope, top[0].array)
+        kernels("activation").relu_forward(-(-x.size // 4), x.size, x, self.negative_slope, top[0].array)
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:

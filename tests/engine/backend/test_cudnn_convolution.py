@@ -63,15 +63,16 @@ def test_heuristics_choose_exact_deterministic_algorithms(cudnn_notes, stand_in_
     on_both("3x3", stand_in_gpu)
     assert cudnn_notes() == [
         "stream 0",
+        "heuristics forward math=3",  # the first that it names may not be used, so it is asked for all
         "heuristics forward math=3",
         # asked for the workspace of 5 (too much) and 4 (refused); 3 is refused when run
         "forward algorithm=3 math=3 workspace=64 beta=0",
         "forward algorithm=1 math=3 workspace=256 beta=0",
         "add bias",
-        "heuristics data math=3",
+        *["heuristics data math=3"] * 2,
         # 3 is an FFT, which comes last
         "data algorithm=1 math=3 workspace=256 beta=0",
-        "heuristics filter math=3",
+        *["heuristics filter math=3"] * 2,
         "filter algorithm=3 math=3 workspace=64 beta=1",
         "filter algorithm=1 math=3 workspace=256 beta=1",
         "bias gradient beta=1",
@@ -94,8 +95,8 @@ def test_a_plan_is_made_once_per_shape(cudnn_notes, stand_in_gpu):  # noqa: F811
 def test_tf32_is_used_where_allowed(cudnn_notes, stand_in_gpu):  # noqa: F811
     backend.allow_tf32()
     on_both("3x3", stand_in_gpu)
-    notes = cudnn_notes()
-    assert notes[1:3] == ["heuristics forward math=0", "forward algorithm=6 math=1 workspace=192 beta=0"]
+    notes = [line for line in cudnn_notes() if "forward" in line]
+    assert notes == [*["heuristics forward math=0"] * 2, "forward algorithm=6 math=1 workspace=192 beta=0"]
     backend.allow_tf32(False)
     on_both("3x3", stand_in_gpu)
     assert "forward algorithm=1 math=3 workspace=256 beta=0" in cudnn_notes()
