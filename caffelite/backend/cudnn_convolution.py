@@ -24,7 +24,10 @@ FORWARD, DATA, FILTER = "Forward", "BackwardData", "BackwardFilter"
 SAFE = {FORWARD: 1, DATA: 1, FILTER: 1}
 # FFT and FFT_TILING: on an H100 the heuristics of cuDNN 9.19 put them first where they take three times as long
 LAST = {FORWARD: (4, 5), DATA: (2, 3), FILTER: (2, 6)}
+# WINOGRAD and WINOGRAD_NONFUSED: for kernels of 5 x 5 the gradient to the weights was wrong by 0.3 % (as before)
+MINIMAL_FILTERING = {FORWARD: (6, 7), DATA: (4, 5), FILTER: (4, 5)}
 MOST_ALGORITHMS = 16
+MOST_NUMBERS = 2**31 - 1  # of a tensor of cuDNN's
 _one, _zero = ctypes.c_float(1), ctypes.c_float(0)  # factors of float32 tensors are floats
 ONE, ZERO = ctypes.addressof(_one), ctypes.addressof(_zero)
 _local = threading.local()
@@ -126,7 +129,7 @@ class Plan:
         library = self.library = context.library
         self.context = context
         self.x, self.y = _tensor(context, x_shape), _tensor(context, y_shape)
-        self.w = cudnn.filters(library, w_shape)
+        self.w, self.kernel = cudnn.filters(library, w_shape), w_shape[2:]
         self.convolution = cudnn.Descriptor(library, "Convolution")
         library.cudnnSetConvolutionNdDescriptor(
             self.convolution.value,
@@ -137,6 +140,8 @@ class Plan:
         )
         library.cudnnSetConvolutionGroupCount(self.convolution.value, groups)
         self.bias = _tensor(context, (1, y_shape[1], *(1,) * len(pad)))
+        self.rounded: Plan | None = None  # the plan for a rounder shape, whose heuristics are taken for this one
+        self.rankings: dict[tuple, list[tuple[int, int]]] = {}
         self.algorithms: dict[tuple, Candidates] = {}
         self.math: int | None = None
 
@@ -218,20 +223,29 @@ class Plan:
 
     def _ranked(self, kind: str, tf32: bool, deterministic: bool, a, b, out) -> Iterator[tuple[int, int]]:
         """Numbers and math types of the algorithms that may be used, fastest first: measured where bits may differ,
-        else by cuDNN's heuristics, which take the longer the more they are asked for."""
+        else by cuDNN's heuristics. Those take 0.1 to 3 ms, the longer the more they are asked for, and images come in
+        many shapes: so they are asked for a rounder shape and remembered."""
         math_type = cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH
         last = []
         if deterministic:
             for most in (1, MOST_ALGORITHMS):
-                for candidate in self._allowed(self._heuristics(kind, math_type, most), tf32, True):
+                for candidate in (self.rounded or self)._ranking(kind, tf32, most):
                     if candidate[0] in LAST[kind]:
                         last.append(candidate)
                     else:
                         yield candidate
         else:
-            yield from self._allowed(self._measured(kind, math_type, a, b, out), tf32, False)
+            yield from self._allowed(kind, self._measured(kind, math_type, a, b, out), tf32, False)
         yield SAFE[kind], math_type
         yield from last
+
+    def _ranking(self, kind: str, tf32: bool, most: int) -> list[tuple[int, int]]:
+        """What the heuristics say, as far as it is allowed."""
+        key = kind, tf32, most
+        if key not in self.rankings:
+            math_type = cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH
+            self.rankings[key] = list(self._allowed(kind, self._heuristics(kind, math_type, most), tf32, True))
+        return self.rankings[key]
 
     def _heuristics(self, kind: str, math_type: int, most: int) -> list[cudnn.Performance]:
         found, count = (cudnn.Performance * most)(), c_int()
@@ -256,13 +270,16 @@ class Plan:
             )  # fmt: skip
         return found[: count.value]
 
-    @staticmethod
-    def _allowed(found: Sequence[cudnn.Performance], tf32: bool, deterministic: bool) -> Iterator[tuple[int, int]]:
+    def _allowed(
+        self, kind: str, found: Sequence[cudnn.Performance], tf32: bool, deterministic: bool
+    ) -> Iterator[tuple[int, int]]:
         for entry in found:
             exact = entry.math in (cudnn.DEFAULT_MATH, cudnn.FMA_MATH)
             if entry.status or (deterministic and entry.determinism != cudnn.DETERMINISTIC):
                 continue
             if entry.math == cudnn.MATH_OF_HALVES or not (tf32 or exact):
+                continue
+            if entry.algorithm in MINIMAL_FILTERING[kind] and self.kernel != (3, 3):
                 continue
             yield entry.algorithm, entry.math if tf32 else cudnn.FMA_MATH
 
@@ -300,7 +317,17 @@ def _cached_plan(context: Context, x_shape, w_shape, y_shape, pad, stride, dilat
     shape = plan.output_shape(len(pad))
     if shape != y_shape:
         raise BackendError(f"cuDNN {context.library.version_name} gives an output {shape}, expected {y_shape}")
+    rounder = tuple(map(_power_of_two, x_shape[2:]))
+    x_shape = (*x_shape[:2], *rounder)
+    y_shape = Convolution(pad, stride, dilation, groups).output_shape(x_shape, w_shape)
+    if shape != y_shape and max(map(math.prod, (x_shape, y_shape))) <= MOST_NUMBERS:
+        plan.rounded = _cached_plan(context, x_shape, w_shape, y_shape, pad, stride, dilation, groups)
     return plan
+
+
+def _power_of_two(size: int) -> int:
+    """The next power of two, from 16 on; small sizes as they are."""
+    return size if size < 16 else 1 << (size - 1).bit_length()
 
 
 @functools.lru_cache(PLANS)

@@ -9,6 +9,7 @@ KERNEL(bias_gradient)(const int n, const int rows, const int channels, const flo
 #if GATHER
   KERNEL_LOOP(c, channels) {
     float sum = 0.0f;
+#pragma unroll 8 /* so many loads are under way at once */
     for (int r = 0; r < rows; ++r) sum += dy[r * channels + c];
     db[c] += sum;
   }

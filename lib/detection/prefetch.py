@@ -30,13 +30,17 @@ class Prefetcher:
     def __iter__(self) -> Prefetcher:
         return self
 
-    def __next__(self) -> Any:
+    def fill(self) -> None:
+        """Take items until so many are being loaded as shall be: what the next call of next() does otherwise."""
         while len(self._pending) <= self.ahead:
             try:
                 item = next(self._items)
             except StopIteration:
                 break
             self._pending.append(self._pool.submit(self._load, item))
+
+    def __next__(self) -> Any:
+        self.fill()
         if not self._pending:
             self.close()
             raise StopIteration

@@ -61,6 +61,7 @@ class Watch:
             blob.array[...] = values
 
     def _passed(self) -> None:
+        self.data_layer.read_ahead()  # a GPU has been given all its work, and nobody has waited for it yet
         weights = {name: weight for name, weight in self.net.blob_loss_weights.items() if weight}
         *sums, self._bad_gradient = self._sums(weights)
         terms = {name: weight * value for (name, weight), value in zip(weights.items(), sums)}

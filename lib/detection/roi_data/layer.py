@@ -78,6 +78,11 @@ class RoIDataLayer(Layer):
         self.sampler.set_state(state)
         self._state = self.sampler.get_state()
 
+    def read_ahead(self) -> None:
+        """Draw minibatches to come and have them read, which the next `forward` does else, when a GPU waits for it."""
+        if isinstance(self._source, Prefetcher):
+            self._source.fill()
+
     def close(self) -> None:
         """Stop the threads that read ahead; the next `forward` starts them again where the last one ended."""
         if isinstance(self._source, Prefetcher):

@@ -6,7 +6,7 @@ import pytest
 from caffelite import backend
 from caffelite.backend import cudnn
 from caffelite.backend.convolution import Convolution
-from caffelite.backend.cudnn_convolution import Cudnn
+from caffelite.backend.cudnn_convolution import FILTER, FORWARD, Cudnn, _plan_of_shapes
 from caffelite.errors import BackendError
 from tests.stand_in.fixtures import cudnn_file, cudnn_notes, stand_in_gpu  # noqa: F401
 
@@ -90,6 +90,24 @@ def test_a_plan_is_made_once_per_shape(cudnn_notes, stand_in_gpu):  # noqa: F811
         "filter algorithm=1 math=3 workspace=256 beta=1",
         "bias gradient beta=1",
     ]
+
+
+def test_shapes_of_one_size_share_what_the_heuristics_say(cudnn_notes, stand_in_gpu, monkeypatch):  # noqa: F811
+    for height in (20, 27, 32, 33):
+        monkeypatch.setitem(SHAPES, "3x3", ((1, 2, height, 9), *SHAPES["3x3"][1:]))
+        on_both("3x3", stand_in_gpu)
+        asked = [line for line in cudnn_notes() if "heuristics" in line]
+        assert len(asked) == (6 if height in (20, 33) else 0)
+
+
+def test_cudnns_minimal_filtering_is_for_3x3_only(stand_in_gpu):  # noqa: F811
+    (entry,) = (cudnn.Performance * 1)()
+    entry.algorithm, entry.determinism, entry.math = 5, cudnn.DETERMINISTIC, cudnn.FMA_MATH
+    for side, allowed in ((3, [(5, cudnn.FMA_MATH)]), (5, [])):
+        convolution = Convolution((1, 1), (1, 1), (1, 1))
+        plan = _plan_of_shapes(convolution, (1, 2, 8, 8), (4, 2, side, side), (1, 4, 11 - side, 11 - side))
+        assert list(plan._allowed(FILTER, [entry], False, True)) == allowed
+        assert list(plan._allowed(FORWARD, [entry], False, True)) == [(5, cudnn.FMA_MATH)]
 
 
 def test_tf32_is_used_where_allowed(cudnn_notes, stand_in_gpu):  # noqa: F811
