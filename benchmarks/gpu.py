@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -253,10 +254,35 @@ def load_torch(wanted: bool):
     return torch
 
 
+def torch_seconds(name: str, sizes: Sizes, device: str, measured: bool) -> dict[tuple[bool, bool], float]:
+    """{(training or testing, TF32 or not): seconds of PyTorch}, for a process of its own: PyTorch remembers for every
+    shape the first algorithm that it has chosen, with or without measuring."""
+    import torch
+
+    fast_rcnn.HEIGHT, fast_rcnn.WIDTH = sizes.height, sizes.width
+    torch.backends.cudnn.benchmark = measured
+    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    times = {}
+    for train in (True, False):
+        rng = np.random.default_rng(0)
+        run = fast_rcnn.torch_training(name, rng, device) if train else fast_rcnn.torch_testing(
+            name, sizes.rois, rng, device
+        )  # fmt: skip
+        for allowed in (False, True):
+            with tf32(allowed):
+                times[train, allowed] = seconds(run, sizes.train if train else sizes.test, sizes.rounds, wait)
+    return times
+
+
 def report_net(name: str, sizes: Sizes, torch, rates: dict, folder: Path, device: int) -> dict:
     """Measure one net, and print its lines."""
     found: dict[str, dict] = {}
     rng = lambda: np.random.default_rng(0)  # noqa: E731
+    others = []
+    if torch:
+        for measured in (False, True):
+            with multiprocessing.get_context("spawn").Pool(1) as process:
+                others.append(process.apply(torch_seconds, (name, sizes, f"cuda:{device}", measured)))
     works = [("train, 128 RoIs", None), (f"test, {sizes.rois} RoIs", False), (f"test, {sizes.rois} RoIs, SVD", True)]
     for work, svd in works:
         if svd is None:
@@ -265,27 +291,16 @@ def report_net(name: str, sizes: Sizes, torch, rates: dict, folder: Path, device
             del solver
         else:
             (run, flops), repeats = test_net(name, sizes, svd), sizes.test
-        other = None
-        if torch and not svd:
-            cuda = f"cuda:{device}"
-            other = fast_rcnn.torch_training(name, rng(), cuda) if svd is None else fast_rcnn.torch_testing(
-                name, sizes.rois, rng(), cuda
-            )  # fmt: skip
         for allowed in (False, True):
             kind = "tf32" if allowed else "float32"
-            theirs = {}
             with tf32(allowed):
                 ours = seconds(run, repeats, sizes.rounds)
-                for measured in (False, True) if other else ():
-                    torch.backends.cudnn.benchmark = measured
-                    theirs[measured] = seconds(other, repeats, sizes.rounds, torch.cuda.synchronize)
-            found[f"{work}, {kind}"] = {
-                "seconds": ours, "torch": theirs.get(False), "torch, measured": theirs.get(True), "flops": flops
-            }  # fmt: skip
+            theirs = [times[svd is None, allowed] for times in others] if not svd else []
+            found[f"{work}, {kind}"] = {"seconds": ours, "torch": theirs, "flops": flops}
             share = flops / ours / rates[kind]
-            beside = "".join(f"{taken * 1e3:9.2f} {taken / ours:6.2f}" for taken in theirs.values()) or " " * 32
+            beside = "".join(f"{taken * 1e3:9.2f} {taken / ours:6.2f}" for taken in theirs) or " " * 32
             print(f"{name:16} {work:22} {kind:8} {ours * 1e3:9.2f} {beside} {share:7.1%}", flush=True)
-        del run, other
+        del run
         xp.get_default_memory_pool().free_all_blocks()
     for allowed in (False, True):
         with tf32(allowed):
