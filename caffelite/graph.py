@@ -105,17 +105,22 @@ def _unknown_bottom(net, i: int, j: int, place: str, unfiltered) -> str:
     later = _makers(net.layer[i + 1 :], name)
     left_out = _makers(unfiltered.layer, name)
     if later:
-        hint = f"layer {later[0]!r} makes it, but further down: move that layer up"
+        hint = f"layer {later[0].name!r} makes it, but further down: move that layer up"
     elif left_out:
         state = f"phase {('TRAIN', 'TEST')[net.state.phase]}, level {net.state.level}"
         stages = f", stages {', '.join(net.state.stage)}" if net.state.stage else ""
-        hint = f"layer {left_out[0]!r} makes it, but its include or exclude rules leave it out here ({state}{stages})"
+        wanted = dict.fromkeys(stage for maker in left_out for rule in maker.include for stage in rule.stage)
+        for_stage = f"; it is for the stage {' or '.join(wanted)}" if wanted else ""
+        hint = (
+            f"layer {left_out[0].name!r} makes it, but its include or exclude rules leave it out here "
+            f"({state}{stages}){for_stage}"
+        )
     else:
         known = dict.fromkeys(top for other in net.layer[:i] for top in other.top)
         hint = f"blobs known here: {', '.join(known) or 'none'}"
     return f"{place}: layer {layer.name!r} ({layer.type}): unknown bottom blob {name!r} (bottom {j}); {hint}"
 
 
-def _makers(layers, blob: str) -> list[str]:
-    """Names of the layers that make a blob, and not of a bottom in place."""
-    return [layer.name for layer in layers if blob in layer.top and blob not in layer.bottom]
+def _makers(layers, blob: str) -> list:
+    """The layers that make a blob, and not of a bottom in place."""
+    return [layer for layer in layers if blob in layer.top and blob not in layer.bottom]

@@ -12,6 +12,8 @@ from caffelite.errors import LayerError, NetError
 _registry: dict[str, type[Layer]] = {}
 ABSENT = {
     "WindowData": "the windows that R-CNN cuts from images are not read here; Fast R-CNN's RoIDataLayer reads RoIs",
+    "RNN": "of Caffe's recurrent layers LSTM is here",
+    "LSTMUnit": "the layer LSTM, which has it inside, is here",
     "ROIAlign": "Mask R-CNN is not here yet; Fast R-CNN's ROIPooling is, which rounds to whole cells",
 }
 """Types that are known and left out: why, and what there is."""

@@ -183,7 +183,7 @@ class Im2col:
     def forward(convolution: Convolution, x, w, bias, y) -> None:
         columns, arguments = _columns(convolution, x, w, y)
         kernel, groups = w.reshape(convolution.groups, -1, columns.shape[1]), range(convolution.groups)
-        for image, out in zip(x, y.reshape(len(y), convolution.groups, kernel.shape[1], -1)):
+        for image, out in zip(x, y.reshape(len(y), *kernel.shape[:2], columns.shape[2])):
             kernels("im2col").im2col(columns.size, image, columns, *arguments)
             for group in groups:
                 gemm(kernel[group], columns[group], out[group])
@@ -194,7 +194,7 @@ class Im2col:
     def backward_data(convolution: Convolution, dy, w, dx) -> None:
         columns, arguments = _columns(convolution, dx, w, dy)
         kernel, groups = w.reshape(convolution.groups, -1, columns.shape[1]), range(convolution.groups)
-        for image, out in zip(dx, dy.reshape(len(dy), convolution.groups, kernel.shape[1], -1)):
+        for image, out in zip(dx, dy.reshape(len(dy), *kernel.shape[:2], columns.shape[2])):
             for group in groups:
                 gemm(kernel[group], out[group], columns[group], transpose_a=True)
             kernels("im2col").col2im(image.size, columns, image, *arguments)
@@ -203,7 +203,7 @@ class Im2col:
     def backward_weight(convolution: Convolution, x, dy, dw) -> None:
         columns, arguments = _columns(convolution, x, dw, dy)
         kernel, groups = dw.reshape(convolution.groups, -1, columns.shape[1]), range(convolution.groups)
-        for image, out in zip(x, dy.reshape(len(dy), convolution.groups, kernel.shape[1], -1)):
+        for image, out in zip(x, dy.reshape(len(dy), *kernel.shape[:2], columns.shape[2])):
             kernels("im2col").im2col(columns.size, image, columns, *arguments)
             for group in groups:
                 gemm(out[group], columns[group], kernel[group], transpose_b=True, accumulate=True)

@@ -145,23 +145,23 @@ class Crop(Layer):
         self.expect(
             len(reference) >= len(shape), f"expected the axes of bottom 0, {shape}, in bottom 1, actual {reference}"
         )
-        self.where = (slice(None),) * start
+        self.window = (slice(None),) * start
         for axis, offset in enumerate(offsets, start):
             self.expect(
                 offset + reference[axis] <= shape[axis],
                 f"axis {axis}: offset {offset} and size {reference[axis]} do not fit into bottom 0, shape {shape}",
             )
-            self.where += (slice(offset, offset + reference[axis]),)
+            self.window += (slice(offset, offset + reference[axis]),)
         top[0].reshape(*shape[:start], *reference[start : len(shape)])
 
     def forward(self, bottom, top):
-        top[0].array[...] = bottom[0].array[self.where]
+        top[0].array[...] = bottom[0].array[self.window]
 
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             dx = bottom[0].gradient
             dx[...] = 0
-            dx[self.where] = top[0].gradient
+            dx[self.window] = top[0].gradient
         if propagate_down[1]:
             bottom[1].gradient[...] = 0
 

@@ -254,7 +254,7 @@ class Normalize(Layer):
         """Sums of a b over what has one norm, float32: (images x size,) or (images,)."""
         if not self.across_channels:
             means = group_means(self.planes, self.size, self.planes, a, None, b)
-            return means.reshape(self.images, -1).sum(axis=1).astype(np.float32) * np.float32(self.size)
+            return means.reshape(self.images, self.channels).sum(axis=1).astype(np.float32) * np.float32(self.size)
         sums = xp.empty(self.images * self.size, np.float32)
         kernels("normalization").channel_sums(sums.size, self.channels, self.size, a, b, sums)
         return sums

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from google.protobuf import text_encoding, text_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from caffelite.errors import PrototxtError
@@ -32,6 +32,22 @@ _INTEGERS = {
     FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
 }
 _FLOATS = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
+LAYERS = ("LayerParameter", "V1LayerParameter")
+OF_ANOTHER_CAFFE = (
+    "(if a fork of Caffe has it: that layer is not here; take it out, or write it as a Python layer that reads its "
+    "numbers from python_param { param_str })"
+)
+# {(message, field of a fork): what to do}
+OF_FORKS = {
+    ("PoolingParameter", "ceil_mode"): "write round_mode: FLOOR for ceil_mode: false, and nothing for true",
+    ("ConvolutionParameter", "hole"): "write dilation in its place",
+    ("BatchNormParameter", "scale_bias"): 'put a layer of type "Scale" with bias_term: true behind this one',
+    ("NetParameter", "engine"): "delete it",
+    ("NetParameter", "bn_stats_batch_size"): "delete it",
+    ("NetParameter", "default_forward_type"): "delete it",
+    ("NetParameter", "default_backward_type"): "delete it",
+    ("LayerParameter", "engine"): "delete it",
+}
 
 
 class TextReader:
@@ -93,7 +109,7 @@ class TextReader:
             raise self.error(f"expected the name of a field, found {self._found()}")
         field = target.DESCRIPTOR.fields_by_name.get(name)
         if field is None:
-            raise self.error(_unknown_field(target.DESCRIPTOR, name))
+            raise self.error(_unknown_field(target, name))
         if not is_repeated(field) and target.HasField(name):
             raise self.error(f"{target.DESCRIPTOR.name}.{name} is given twice, but holds one value only")
         self._advance()
@@ -172,6 +188,8 @@ class TextReader:
         return int(self._token, 8 if octal else 0)
 
     def _float(self) -> float | None:
+        if self._kind == "number" and re.fullmatch("0[0-9]+", self._token):
+            return self._integer()  # octal in a float's place, too, or nothing
         if self._kind == "number" and not self._token.lower().startswith("0x"):
             return float(self._token.rstrip("fF"))
         if self._kind == "name" and self._token.lower() in ("inf", "infinity", "nan"):
@@ -204,9 +222,11 @@ class TextReader:
             return number
         negative = self._take("-")
         number = self._integer()
-        if number is not None and (-number if negative else number) in field.enum_type.values_by_number:
+        number = -number if number is not None and negative else number
+        # protobuf looks numbers up by their last 32 bits
+        if number is not None and abs(number) < 2**31 and number in field.enum_type.values_by_number:
             self._advance()
-            return -number if negative else number
+            return number
         advice = nearest(self._token.strip("\"'"), values)
         if field.containing_type.name == "V1LayerParameter" and self._kind == "string":
             advice = "types in quotes belong into `layer { ... }`, not into `layers { ... }`"
@@ -218,12 +238,19 @@ def _name(field: FieldDescriptor) -> str:
     return f"{field.containing_type.name}.{field.name}"
 
 
-def _unknown_field(descriptor: Descriptor, name: str) -> str:
+def _unknown_field(target: Message, name: str) -> str:
+    descriptor = target.DESCRIPTOR
+    if (descriptor.name, name) in OF_FORKS:
+        return f"{descriptor.name} has no field {name}, which is a fork's: {OF_FORKS[descriptor.name, name]}"
     inside = [f.name for f in descriptor.fields if f.message_type and name in f.message_type.fields_by_name]
     advice = nearest(name, descriptor.fields_by_name)
     if inside and not advice.startswith("did"):
         advice = f"it belongs inside {' or '.join(inside[:4])}"
-    return f"{descriptor.name} has no field {name}; {advice}"
+    problem = f"{descriptor.name} has no field {name}; {advice}"
+    if descriptor.name in LAYERS and name.endswith("_param"):
+        kind = f" ({target.type})" if descriptor.name == "LayerParameter" and target.type else ""
+        problem = f"layer {target.name!r}{kind}: {problem} {OF_ANOTHER_CAFFE}"
+    return problem
 
 
 def parse_text(text: str, type_name: str, path: str | Path = "<text>") -> Message:

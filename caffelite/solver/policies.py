@@ -86,7 +86,7 @@ def check(p, where: str) -> None:
         "inv": (("gamma", p.gamma >= 0),),
         "multistep": (("gamma", p.gamma >= 0),),
         "poly": (("max_iter", p.max_iter > 0),),
-        "sigmoid": (("gamma", p.gamma >= 0), ("stepsize", p.stepsize > 0)),
+        "sigmoid": (("stepsize", p.stepsize > 0),),  # a negative gamma lets the rate fall; only Caffe's last checks it
         "plateau": (("gamma", p.gamma >= 0), ("plateau_winsize", len(p.plateau_winsize) > 0)),
     }
     for name, good in needs.get(p.lr_policy, ()):

@@ -87,6 +87,7 @@ class Solver:
         Raises SolverError, NetError.
         """
         p, stop = self.param, self.iter + iterations
+        policies.check(p, self.file)
         if stop > MAX_ITER:
             raise SolverError(f"{self.file}: expected to stop at iteration {MAX_ITER} at the latest, actual {stop}")
         self._losses.clear()
@@ -319,7 +320,8 @@ class Solver:
 
     def _check(self) -> None:
         p = self.param
-        policies.check(p, self.file)
+        if p.lr_policy:  # without one Caffe makes a solver, too: some only want its net
+            policies.check(p, self.file)
         if p.regularization_type not in ("L1", "L2"):
             raise SolverError(f"{self.file}: unknown regularization_type {p.regularization_type!r} (known: L1, L2)")
         if p.iter_size < 1:

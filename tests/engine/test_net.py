@@ -226,6 +226,11 @@ def test_net_from_a_message_and_the_old_constructor(build, tmp_path):
             r"net.prototxt:12: .*unknown bottom blob 'prob'.*'prob' makes it, .* out here \(phase TRAIN, level 0\)",
         ),
         (
+            ('top: "label"', 'include { stage: "deploy" } top: "label"'),
+            NetError,
+            r"unknown bottom blob 'label'.*'label' makes it, .*level 0\); it is for the stage deploy",
+        ),
+        (
             ('bottom: "conv1" top: "conv1"', 'bottom: "x" top: "x"'),
             NetError,
             "unknown bottom blob 'x'.*known here: data",

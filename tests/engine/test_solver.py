@@ -183,6 +183,14 @@ def test_bad_solvers_are_refused(make, text, words):
         make(text, **replace)
 
 
+def test_a_solver_without_a_policy_has_a_net(make):
+    solver = make(lr_policy="")
+    solver.net.forward()
+    with pytest.raises(SolverError, match=r"unknown lr_policy ''.*known: fixed, step"):
+        solver.step(1)
+    assert solver.iter == 0
+
+
 def test_missing_learned_net_is_said(make, tmp_path):
     solver = make("snapshot: 1")
     solver.step(1)

@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from caffelite import get_solver, proto
 from caffelite.errors import CaffeliteError, FileFormatError, WeightsError
+from caffelite.solver import policies
 from caffelite.solver.signals import Signals, Stopped
 from detection.config import cfg
 from detection.errors import ConfigError
@@ -62,6 +63,7 @@ class Trainer:
         self.seed = self.param.random_seed if self.param.random_seed >= 0 else cfg.RNG_SEED
         self.run = secrets.token_hex(8)
         self.solver = get_solver(self.param, random_seed=self.seed, file=file)
+        policies.check(self.param, self.solver.file)
         self.net = self.solver.net
         self.data_layer = next((layer for layer in self.net.layers if hasattr(layer, "set_roidb")), None)
         if self.data_layer is None:

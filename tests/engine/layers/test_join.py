@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import caffelite as caffe
 from caffelite.errors import LayerError
 from tests.engine.gradient_check import LayerRun, check_gradient
 
@@ -109,3 +110,13 @@ def test_silence_gives_zero_gradients():
     diffs, _ = run.backward([], propagate_down=[True, False])
     np.testing.assert_array_equal(diffs[0], np.zeros_like(X))
     assert not run.bottom[1].diff_memory.allocated
+
+
+def test_a_crop_that_does_not_fit_says_where_it_stands(tmp_path):
+    file = tmp_path / "net.prototxt"
+    shape = 'input: "{0}" input_shape {{ dim: 1 dim: 1 dim: {1} dim: {1} }}'
+    inputs = shape.format("a", 5) + shape.format("b", 4)
+    layer = 'layer { name: "c" type: "Crop" bottom: "a" bottom: "b" top: "t" crop_param { axis: 2 offset: 2 } }'
+    file.write_text(f"{inputs}\n{layer}")
+    with pytest.raises(LayerError, match=r"net\.prototxt:2: layer 'c' \(Crop\): axis 2: offset 2 and size 4"):
+        caffe.Net(str(file), caffe.TEST)

@@ -147,3 +147,9 @@ def test_refusals(text, x, message):
 def test_not_in_place(kind):
     with pytest.raises(LayerError, match="in place"):
         LayerRun(f'type: "{kind}"', [X], in_place=1)
+
+
+@pytest.mark.parametrize("across_spatial", ["true", "false"])
+def test_normalize_of_no_image(across_spatial):
+    run = LayerRun(f'type: "Normalize" norm_param {{ across_spatial: {across_spatial} }}', [np.zeros((0, 3, 4, 5))])
+    assert run.forward()[0].shape == (0, 3, 4, 5)

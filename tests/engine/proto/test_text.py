@@ -42,6 +42,11 @@ def test_all_notations():
     assert list(net.input_shape[0].dim) == [16, 8, -(2**63)]
 
 
+def test_a_leading_zero_means_octal_in_every_number():
+    net = parse_text("input_dim: 010 layer { loss_weight: 010 loss_weight: 0 loss_weight: 0.5 }", "NetParameter")
+    assert net.input_dim == [8] and net.layer[0].loss_weight == [8, 0, 0.5]
+
+
 def test_an_empty_block_is_present():
     assert layer("relu_param { }").HasField("relu_param")
 
@@ -76,6 +81,16 @@ def test_an_empty_block_is_present():
         ("name: 'a", "1:7: the string that begins here is not closed on its line"),
         ("name: '\\x'", "1:7: the string of name has a wrong escape"),
         ("name: '\\377'", "1:7: the string of name is not UTF-8"),
+        ("layer { pooling_param { pool: 77 } }", "1:31: PoolingParameter.pool expects a name of PoolMethod"),
+        ("layer { pooling_param { pool: 4294967296 } }", "1:31: PoolingParameter.pool expects a name of PoolMethod"),
+        ("layer { loss_weight: 08 }", "1:22: LayerParameter.loss_weight expects a number, found 08"),
+        (
+            "layer { name: 'b' type: 'BN' bn_param { } }",
+            "1:30: layer 'b' (BN): LayerParameter has no field bn_param; did you mean mvn_param",
+        ),
+        ("layers { name: 'b' bn_param { } }", "1:20: layer 'b': V1LayerParameter has no field bn_param"),
+        ("layer { pooling_param { ceil_mode: false } }", "which is a fork's: write round_mode: FLOOR"),
+        ("engine: 'MKLDNN'", "1:1: NetParameter has no field engine, which is a fork's: delete it"),
         ("input_dim: 3x", "1:12: 3x is not a number"),
         ("name = 'a'", "1:6: unexpected character '='"),
         ("layer { clip_param { min: 0 } }", "1:9: ClipParameter lacks max, which it needs"),
