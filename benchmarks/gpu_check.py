@@ -154,7 +154,7 @@ def check_job(check: Check) -> None:
     if brought:
         for split, file in proposals.items():
             data[split] = ["--imdb", f"{PACK / 'shapes'}:{split}", "--proposals", str(file)]
-    folder = str(check.logs / "default_job")
+    folder = str(PACK / "default_job")
     gpu = ["--gpu", str(check.gpu), "--output", folder]
     if check.run("default job training", "tools/train_net.py", *gpu, *data["train"]) is None:
         return

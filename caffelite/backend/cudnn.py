@@ -100,8 +100,8 @@ class Library:
     def __init__(self, path: str):
         self.path = path
         try:
-            # PyDLL keeps the interpreter to itself during a call: giving it away to threads that read images, 30 times
-            # in an iteration, and waiting to get it back costs more
+            # a PyDLL keeps the interpreter during a call: these are short, and whoever gives it away to threads that
+            # read images waits to get it back
             self._library = ctypes.PyDLL(path)
             self.version = self._function("cudnnGetVersion", [], c_size_t)()
             self._name_of_status = self._function("cudnnGetErrorString", [c_int], ctypes.c_char_p)

@@ -24,7 +24,7 @@ FORWARD, DATA, FILTER = "Forward", "BackwardData", "BackwardFilter"
 SAFE = {FORWARD: 1, DATA: 1, FILTER: 1}
 # FFT and FFT_TILING: on an H100 the heuristics of cuDNN 9.19 put them first where they take three times as long
 LAST = {FORWARD: (4, 5), DATA: (2, 3), FILTER: (2, 6)}
-# WINOGRAD and WINOGRAD_NONFUSED: for kernels of 5 x 5 the gradient to the weights was wrong by 0.3 % (as before)
+# WINOGRAD and WINOGRAD_NONFUSED: there the gradient to weights of 5 x 5 was wrong by 0.3 %
 MINIMAL_FILTERING = {FORWARD: (6, 7), DATA: (4, 5), FILTER: (4, 5)}
 MOST_ALGORITHMS = 16
 MOST_NUMBERS = 2**31 - 1  # of a tensor of cuDNN's

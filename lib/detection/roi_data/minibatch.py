@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from detection.config import cfg
@@ -172,6 +173,6 @@ def _scaled_image(entry: Mapping[str, Any], target_size: int) -> tuple[np.ndarra
             f"actual {width} x {height}"
         )
     if entry["flipped"]:
-        image = image[:, ::-1]
+        image = cv2.flip(image, 1)
     scale = image_scale(height, width, target_size, cfg.TRAIN.MAX_SIZE)
     return resize(subtract_means(image, cfg.pixel_means()), scale), scale
