@@ -221,9 +221,18 @@ def from_files(name: str, sizes: Sizes, folder: Path):
     return step, trainer
 
 
-def pipeline(name: str, sizes: Sizes, folder: Path) -> tuple[float, float]:
-    """Seconds of an iteration from JPEG files, and of the same on a batch that stays on the GPU."""
+def pipeline(name: str, sizes: Sizes, folder: Path) -> tuple[float, float, float]:
+    """Seconds of an iteration from JPEG files, what of them the host spends in the data layer, and seconds of an
+    iteration on a batch that stays on the GPU."""
     step, trainer = from_files(name, sizes, folder)
+    forward, spent = trainer.data_layer.forward, []
+
+    def timed(bottom, top) -> None:
+        start = time.perf_counter()
+        forward(bottom, top)
+        spent.append(time.perf_counter() - start)
+
+    trainer.data_layer.forward = timed
     for _ in range(sizes.train):
         step()
     backend.synchronize()
@@ -235,7 +244,7 @@ def pipeline(name: str, sizes: Sizes, folder: Path) -> tuple[float, float]:
     trainer.data_layer.forward = lambda bottom, top: None
     without = seconds(step, sizes.train, sizes.rounds)
     trainer.data_layer.close()
-    return with_files, without
+    return with_files, statistics.mean(spent[-sizes.data_iterations :]), without
 
 
 def load_torch(wanted: bool):
@@ -304,13 +313,13 @@ def report_net(name: str, sizes: Sizes, torch, rates: dict, folder: Path, device
         xp.get_default_memory_pool().free_all_blocks()
     for allowed in (False, True):
         with tf32(allowed):
-            files, resident = pipeline(name, sizes, folder)
+            files, data, resident = pipeline(name, sizes, folder)
         kind = "tf32" if allowed else "float32"
-        found[f"files, {kind}"] = {"seconds": files, "resident": resident}
+        found[f"files, {kind}"] = {"seconds": files, "data layer": data, "resident": resident}
         print(
             f"{name:16} {'train from JPEG files':22} {kind:8} {files * 1e3:9.2f} {'':32} "
-            f"GPU idle {max(0.0, 1 - resident / files):.1%}, 40,000 iterations {files * ITERATIONS / 3600:.2f} h "
-            f"(paper {PAPER_HOURS.get(name, float('nan'))} h)",
+            f"GPU idle {max(0.0, 1 - resident / files):.1%}, data layer {data * 1e3:.2f} ms, 40,000 iterations "
+            f"{files * ITERATIONS / 3600:.2f} h (paper {PAPER_HOURS.get(name, float('nan'))} h)",
             flush=True,
         )
         xp.get_default_memory_pool().free_all_blocks()

@@ -100,9 +100,7 @@ class Library:
     def __init__(self, path: str):
         self.path = path
         try:
-            # a PyDLL keeps the interpreter during a call: these are short, and whoever gives it away to threads that
-            # read images waits to get it back
-            self._library = ctypes.PyDLL(path)
+            self._library = ctypes.CDLL(path)
             self.version = self._function("cudnnGetVersion", [], c_size_t)()
             self._name_of_status = self._function("cudnnGetErrorString", [c_int], ctypes.c_char_p)
             if self.version < OLDEST:
