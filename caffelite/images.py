@@ -43,8 +43,8 @@ def decode_image(data: bytes, color: bool | None, name: str) -> np.ndarray:
 def read_bytes(path: str) -> bytes:
     """The bytes of a file. Raises FileFormatError."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
     except (OSError, ValueError) as e:  # ValueError: a name with a zero in it
         raise FileFormatError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import cv2
@@ -18,11 +19,15 @@ def image_scale(height: int, width: int, target_size: int, max_size: int) -> flo
 
 def subtract_means(image: np.ndarray, means: np.ndarray) -> np.ndarray:
     """The image (H, W, 3) as float32 less the pixel means (1, 1, 3)."""
-    if image.dtype == np.uint8:
-        # the same numbers, looked up: a third of the time
-        values = np.arange(256, dtype=np.uint8).reshape(-1, 1, 1).repeat(3, axis=2)
-        return cv2.LUT(image, _less(values, means))
+    if image.dtype == np.uint8:  # the same numbers, looked up: a third of the time
+        return cv2.LUT(image, _table(tuple(means.ravel().tolist())))
     return _less(image, means)
+
+
+@functools.cache
+def _table(means: tuple[float, ...]) -> np.ndarray:
+    """What becomes of each of 256 values, (256, 1, 3)."""
+    return _less(np.arange(256, dtype=np.uint8).reshape(-1, 1, 1).repeat(3, axis=2), np.array(means))
 
 
 def _less(image: np.ndarray, means: np.ndarray) -> np.ndarray:
