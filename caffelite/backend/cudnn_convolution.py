@@ -160,7 +160,9 @@ class Plan:
         """
         key = kind, backend.tf32_allowed(), backend.deterministic()
         if key not in self.algorithms:
-            self.algorithms[key] = Candidates(self, kind, self._ranked(*key, a, b, out))
+            # the ranking is asked for more later, and must not keep the arrays of this call
+            measured = None if key[2] else self._measured(kind, key[1], a, b, out)
+            self.algorithms[key] = Candidates(self, kind, self._ranked(kind, key[1], measured))
         algorithms, library = self.algorithms[key], self.library
         first, second, third = self._order(kind)
         while algorithms.first:
@@ -179,10 +181,11 @@ class Plan:
             except cudnn.CudnnError as e:
                 if algorithms.proven:
                     raise
-                log.debug("%s", e)
                 algorithms.next(self)
                 if not algorithms.first and not e.unsupported:
                     raise
+                if not e.unsupported:
+                    log.warning("%s: a convolution takes its next best algorithm, which may round otherwise", e)
             except MemoryError:
                 algorithms.next(self)
                 if not algorithms.first:
@@ -206,7 +209,7 @@ class Plan:
         keys = [(kind, backend.tf32_allowed(), True) for kind in kinds]
         for key in keys:
             if key not in self.algorithms:
-                self.algorithms[key] = Candidates(self, key[0], self._ranked(*key, None, None, None))
+                self.algorithms[key] = Candidates(self, key[0], self._ranked(*key[:2], None))
         first = [self.algorithms[key].first for key in keys]
         return max((algorithm.workspace for algorithm in first if algorithm), default=0)
 
@@ -221,13 +224,13 @@ class Plan:
         x, w, y = self.x.value, self.w.value, self.y.value
         return {FORWARD: (x, w, y), DATA: (w, y, x), FILTER: (x, y, w)}[kind]
 
-    def _ranked(self, kind: str, tf32: bool, deterministic: bool, a, b, out) -> Iterator[tuple[int, int]]:
-        """Numbers and math types of the algorithms that may be used, fastest first: measured where bits may differ,
-        else by cuDNN's heuristics. Those take 0.1 to 3 ms, the longer the more they are asked for, and images come in
-        many shapes: so they are asked for a rounder shape and remembered."""
+    def _ranked(self, kind: str, tf32: bool, measured: Sequence[cudnn.Performance] | None) -> Iterator[tuple[int, int]]:
+        """Numbers and math types of the algorithms that may be used, fastest first: as `measured` where bits may
+        differ, else by cuDNN's heuristics. Those take 0.1 to 3 ms, the longer the more they are asked for, and images
+        come in many shapes: so they are asked for a rounder shape and remembered."""
         math_type = cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH
         last = []
-        if deterministic:
+        if measured is None:
             for most in (1, MOST_ALGORITHMS):
                 for candidate in (self.rounded or self)._ranking(kind, tf32, most):
                     if candidate[0] in LAST[kind]:
@@ -235,7 +238,7 @@ class Plan:
                     else:
                         yield candidate
         else:
-            yield from self._allowed(kind, self._measured(kind, math_type, a, b, out), tf32, False)
+            yield from self._allowed(kind, measured, tf32, False)
         yield SAFE[kind], math_type
         yield from last
 
@@ -257,12 +260,12 @@ class Plan:
             )
         return found[: count.value]
 
-    def _measured(self, kind: str, math_type: int, a, b, out) -> list[cudnn.Performance]:
+    def _measured(self, kind: str, tf32: bool, a, b, out) -> list[cudnn.Performance]:
         found, count = (cudnn.Performance * MOST_ALGORITHMS)(), c_int()
         first, second, third = self._order(kind)
         limit = self.context.workspace_limit
         scratch, result = xp.cuda.alloc(limit), xp.empty_like(out)  # measuring overwrites the result
-        self._set_math(math_type)
+        self._set_math(cudnn.DEFAULT_MATH if tf32 else cudnn.FMA_MATH)
         with contextlib.suppress(cudnn.CudnnError):
             getattr(self.library, f"cudnnFindConvolution{kind}AlgorithmEx")(
                 self.context.handle(), first, a.data.ptr, second, b.data.ptr, self.convolution.value, third,

@@ -18,7 +18,7 @@ def gemm(a, b, out, transpose_a: bool = False, transpose_b: bool = False, accumu
     """out = op(a) @ op(b), or out += with `accumulate`.
 
     a, b, out: 2-D C-contiguous float32 arrays of one machine; op transposes where the flag says so. On the CPU the
-    bits do not depend on the number of threads. Raises BackendError where the shapes do not fit.
+    bits do not depend on the number of threads. Raises BackendError where shapes or types do not fit.
     """
     m, k = a.shape[::-1] if transpose_a else a.shape
     inner, n = b.shape[::-1] if transpose_b else b.shape
@@ -39,6 +39,7 @@ def gemm_batch(a, b, out) -> None:
         for left, right, product in zip(a, b, out):
             gemm(left, right, product)
         return
+    _check(a, b, out)
     (count, m, n), k = out.shape, a.shape[2]
     _cublas().sgemmStridedBatched(
         _handle(), 0, 0, n, m, k, ONE, b.data.ptr, n, k * n, a.data.ptr, k, m * k, ZERO, out.data.ptr, n, m * n, count
@@ -47,6 +48,7 @@ def gemm_batch(a, b, out) -> None:
 
 def _gemm_on_gpu(a, b, out, transpose_a: bool, transpose_b: bool, accumulate: bool) -> None:
     """The same by cuBLAS: float32 throughout, unless TF32 is allowed."""
+    _check(a, b, out)
     if not a.size or not b.size:  # a sum of no terms
         if not accumulate:
             out.fill(0)
@@ -57,6 +59,14 @@ def _gemm_on_gpu(a, b, out, transpose_a: bool, transpose_b: bool, accumulate: bo
         _handle(), int(transpose_b), int(transpose_a), n, m, k, ONE, b.data.ptr, b.shape[1], a.data.ptr, a.shape[1],
         ONE if accumulate else ZERO, out.data.ptr, n,
     )  # fmt: skip
+
+
+def _check(*arrays) -> None:
+    for array in arrays:
+        if array.dtype != np.float32 or not array.flags.c_contiguous:
+            raise BackendError(
+                f"gemm: expected contiguous float32 arrays, actual {array.dtype}, strides {array.strides}"
+            )
 
 
 def _handle() -> int:

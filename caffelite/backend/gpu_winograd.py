@@ -123,6 +123,7 @@ def _run(tiles: Tiles, x, w, bias, y) -> bool:
             m = xp.empty((PAIRS * groups, outputs // groups, count), np.float32)
             gemm_batch(u, v, m)
             to_output(outputs * count, m, bias, outputs, *target, tiles.down, tiles.across, count, into)
+            del v, m  # their memory is for the next images
     except MemoryError:
         log.warning(
             "no room on the GPU for %d MiB of scratch memory: a convolution is left to another way, which may round "

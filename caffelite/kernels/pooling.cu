@@ -72,7 +72,8 @@ KERNEL(max_pool_backward)(const int n, const int planes, const float* dy, const 
                           const int stride_h, const int stride_w, const int pad_h, const int pad_w, float* dx) {
   const int in = height * width, out = out_h * out_w;
 #if GATHER
-  if (kernel_h == stride_h && kernel_w == stride_w && pad_h == 0 && pad_w == 0) { /* each cell is of one window */
+  if (kernel_h == stride_h && kernel_w == stride_w && pad_h == 0 && pad_w == 0 && out_h * stride_h >= height &&
+      out_w * stride_w >= width) { /* each cell is of one window */
     PLANE_LOOP(p, o, planes, out) {
       const int h0 = o / out_w * stride_h, w0 = o % out_w * stride_w, winner = mask[p * out + o];
       const float gradient = 0.0f + dy[p * out + o]; /* no -0, as in a sum */

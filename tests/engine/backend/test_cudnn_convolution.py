@@ -1,10 +1,13 @@
 """Convolution by cuDNN, against the CPU's: on the stand-ins for CuPy and libcudnn, whose calls are looked at."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 from caffelite import backend
-from caffelite.backend import cudnn
+from caffelite.backend import cudnn, cudnn_convolution
 from caffelite.backend.convolution import Convolution
 from caffelite.backend.cudnn_convolution import FILTER, FORWARD, Cudnn, _plan_of_shapes
 from caffelite.errors import BackendError
@@ -109,6 +112,34 @@ def test_cudnns_minimal_filtering_is_for_3x3_only(stand_in_gpu):  # noqa: F811
         plan = _plan_of_shapes(convolution, (1, 2, 8, 8), (4, 2, side, side), (1, 4, 11 - side, 11 - side))
         assert list(plan._allowed(FILTER, [entry], False, True)) == allowed
         assert list(plan._allowed(FORWARD, [entry], False, True)) == [(5, cudnn.FMA_MATH)]
+
+
+def test_plans_do_not_keep_arrays(stand_in_gpu):  # noqa: F811
+    convolution, *values = arrays("3x3")
+    on_gpu = [stand_in_gpu.asarray(array) for array in values]
+    memories = [weakref.ref(array) for array in on_gpu]
+    products(convolution, *on_gpu, stand_in_gpu)
+    del on_gpu
+    gc.collect()
+    assert [memory() for memory in memories] == [None] * 4
+
+
+def test_an_algorithm_that_fails_for_want_of_something_is_told(stand_in_gpu, monkeypatch, caplog):  # noqa: F811
+    expected, _ = on_both("3x3", stand_in_gpu)
+    library, fails = cudnn.library(), [True]
+    run = library.cudnnConvolutionForward
+
+    def once(*arguments):
+        if fails:
+            fails.clear()
+            raise cudnn.CudnnError("cudnnConvolutionForward: CUDNN_STATUS_ALLOC_FAILED (4003)", 4003)
+        return run(*arguments)
+
+    monkeypatch.setattr(library, "cudnnConvolutionForward", once)
+    cudnn_convolution._cached_plan.cache_clear()
+    _, actual = on_both("3x3", stand_in_gpu)
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-4, atol=1e-5)
+    assert "ALLOC_FAILED (4003): a convolution takes its next best algorithm" in caplog.text
 
 
 def test_tf32_is_used_where_allowed(cudnn_notes, stand_in_gpu):  # noqa: F811

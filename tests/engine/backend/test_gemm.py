@@ -7,9 +7,10 @@ import pytest
 
 from caffelite.backend import gemm as gemm_module
 from caffelite.backend import kernels as kernels_module
-from caffelite.backend.gemm import gemm
+from caffelite.backend.gemm import gemm, gemm_batch
 from caffelite.backend.kernels import KernelFamily
 from caffelite.errors import BackendError
+from tests.stand_in.fixtures import cudnn_file, stand_in_gpu  # noqa: F401
 
 # one shape or more for each way of kernels/gemm.cc (dots, stripes, by columns, by rows, turned), with odd edges
 SHAPES = [
@@ -70,6 +71,15 @@ def test_shorter_vectors_give_the_same(monkeypatch, bytes_):
                     gemm(a, b, short, transpose_a, transpose_b, accumulate)
             assert np.array_equal(before, short)
             assert np.abs(native - short).max() <= 1e-5 * np.abs(native).max()
+
+
+def test_a_gpu_takes_contiguous_float32_only(stand_in_gpu):  # noqa: F811
+    good, out = stand_in_gpu.ones((3, 3), np.float32), stand_in_gpu.zeros((3, 3), np.float32)
+    for bad in (good.T[:, :2], stand_in_gpu.ones((3, 3), np.float64)):
+        with pytest.raises(BackendError, match=r"gemm: expected contiguous float32 arrays, actual float"):
+            gemm(good, bad, out[:, : bad.shape[1]].copy())
+        with pytest.raises(BackendError, match=r"gemm: expected contiguous float32 arrays, actual float"):
+            gemm_batch(good[None], bad[None], out[None, :, : bad.shape[1]].copy())
 
 
 def test_shapes_that_do_not_fit():

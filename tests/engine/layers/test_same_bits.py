@@ -41,6 +41,11 @@ def rois(count, images):
 LABELS = generator.integers(0, 5, (3, 7, 11))
 POOL = 'type: "Pooling" pooling_param '
 CASES = {
+    "max of windows apart": (POOL + "{ kernel_size: 2 stride: 2 }", [np.round(normal(2, 5, 21, 40))]),
+    "max of windows apart, a rest": (
+        POOL + "{ kernel_h: 2 kernel_w: 3 stride_h: 2 stride_w: 3 round_mode: FLOOR }",
+        [np.round(normal(2, 5, 21, 40))],
+    ),
     "max": (POOL + "{ kernel_size: 3 stride: 2 pad: 1 }", [np.round(normal(2, 5, 21, 40))]),
     "max two": (POOL + "{ kernel_size: 2 stride: 2 }", [np.round(normal(2, 5, 21, 41))]),
     "max dense": (POOL + "{ kernel_size: 3 stride: 1 pad: 1 }", [np.round(normal(1, 3, 20, 19))]),
