@@ -174,7 +174,6 @@ cudnnStatus_t cudnnSetStream(cudnnHandle_t, cudaStream_t stream) {
 }
 cudnnStatus_t cudnnCreateTensorDescriptor(cudnnTensorDescriptor_t* d) { return make(d, new Shape()); }
 cudnnStatus_t cudnnDestroyTensorDescriptor(cudnnTensorDescriptor_t d) {
-  note("destroy tensor");
   delete (Shape*)d;
   return OK;
 }
