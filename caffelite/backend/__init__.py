@@ -86,6 +86,11 @@ def device_memory() -> tuple[int, int] | None:
     return tuple(_module.cuda.Device().mem_info) if on_gpu() else None
 
 
+def scratch_limit() -> int:
+    """Bytes of the current GPU's memory that one convolution may take: 4 GiB, but no more than an eighth of it."""
+    return min(2**32, _module.cuda.Device().mem_info[1] // 8)
+
+
 def memory_taken() -> int | None:
     """Bytes of the current GPU that CuPy's pool holds, most of what the process has taken of it; None on a CPU."""
     return _module.get_default_memory_pool().total_bytes() if on_gpu() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import logging
 import math
@@ -15,9 +14,10 @@ from typing import NamedTuple
 from caffelite import backend
 from caffelite.backend import cudnn, xp
 from caffelite.backend.convolution import Convolution, Im2col, lift
+from caffelite.backend.gemm import ONE, ZERO
+from caffelite.backend.kernels import MOST_ELEMENTS
 from caffelite.errors import BackendError
 
-LARGEST_WORKSPACE = 2**32  # bytes, and no more than an eighth of the device
 PLANS = 2**14  # images come in many shapes: so many plans are kept, one for each shape of a layer
 FORWARD, DATA, FILTER = "Forward", "BackwardData", "BackwardFilter"
 # algorithms that are deterministic and take any shape: IMPLICIT_PRECOMP_GEMM, ALGO_1, ALGO_1
@@ -27,9 +27,6 @@ LAST = {FORWARD: (4, 5), DATA: (2, 3), FILTER: (2, 6)}
 # WINOGRAD and WINOGRAD_NONFUSED: there the gradient to weights of 5 x 5 was wrong by 0.3 %
 MINIMAL_FILTERING = {FORWARD: (6, 7), DATA: (4, 5), FILTER: (4, 5)}
 MOST_ALGORITHMS = 16
-MOST_NUMBERS = 2**31 - 1  # of a tensor of cuDNN's
-_one, _zero = ctypes.c_float(1), ctypes.c_float(0)  # factors of float32 tensors are floats
-ONE, ZERO = ctypes.addressof(_one), ctypes.addressof(_zero)
 _local = threading.local()
 log = logging.getLogger("caffelite")
 
@@ -83,8 +80,7 @@ class Context:
         self.library = cudnn.library()
         self._handle, self._stream = c_void_p(), None
         self.library.cudnnCreate(byref(self._handle))
-        memory = xp.cuda.Device(device).mem_info[1]
-        self.workspace_limit = min(LARGEST_WORKSPACE, memory // 8)
+        self.workspace_limit = backend.scratch_limit()
 
     def handle(self) -> c_void_p:
         """The handle, on CuPy's current stream."""
@@ -158,11 +154,11 @@ class Plan:
 
         Its heuristics also name algorithms that then fail, with errors of all kinds: the next one is tried.
         """
-        key = kind, backend.tf32_allowed(), backend.deterministic()
+        key = kind, tf32, deterministic = kind, backend.tf32_allowed(), backend.deterministic()
         if key not in self.algorithms:
-            # the ranking is asked for more later, and must not keep the arrays of this call
-            measured = None if key[2] else self._measured(kind, key[1], a, b, out)
-            self.algorithms[key] = Candidates(self, kind, self._ranked(kind, key[1], measured))
+            # measured now: the ranking is asked for more later, and must not keep the arrays of this call
+            measured = None if deterministic else self._measured(kind, tf32, a, b, out)
+            self.algorithms[key] = Candidates(self, kind, self._ranked(kind, tf32, measured))
         algorithms, library = self.algorithms[key], self.library
         first, second, third = self._order(kind)
         while algorithms.first:
@@ -206,11 +202,12 @@ class Plan:
         """Bytes of scratch memory that these products want; where algorithms are measured, the most that they may."""
         if not backend.deterministic():
             return self.context.workspace_limit
-        keys = [(kind, backend.tf32_allowed(), True) for kind in kinds]
-        for key in keys:
+        tf32, first = backend.tf32_allowed(), []
+        for kind in kinds:
+            key = kind, tf32, True
             if key not in self.algorithms:
-                self.algorithms[key] = Candidates(self, key[0], self._ranked(*key[:2], None))
-        first = [self.algorithms[key].first for key in keys]
+                self.algorithms[key] = Candidates(self, kind, self._ranked(kind, tf32, None))
+            first.append(self.algorithms[key].first)
         return max((algorithm.workspace for algorithm in first if algorithm), default=0)
 
     def add_bias(self, bias, y) -> None:
@@ -323,7 +320,7 @@ def _cached_plan(context: Context, x_shape, w_shape, y_shape, pad, stride, dilat
     rounder = tuple(map(_power_of_two, x_shape[2:]))
     x_shape = (*x_shape[:2], *rounder)
     y_shape = Convolution(pad, stride, dilation, groups).output_shape(x_shape, w_shape)
-    if shape != y_shape and max(map(math.prod, (x_shape, y_shape))) <= MOST_NUMBERS:
+    if shape != y_shape and max(map(math.prod, (x_shape, y_shape))) <= MOST_ELEMENTS:
         plan.rounded = _cached_plan(context, x_shape, w_shape, y_shape, pad, stride, dilation, groups)
     return plan
 

@@ -41,8 +41,9 @@ def gemm_batch(a, b, out) -> None:
         return
     _check(a, b, out)
     (count, m, n), k = out.shape, a.shape[2]
-    _cublas().sgemmStridedBatched(
-        _handle(), 0, 0, n, m, k, ONE, b.data.ptr, n, k * n, a.data.ptr, k, m * k, ZERO, out.data.ptr, n, m * n, count
+    cublas, handle = _cublas()
+    cublas.sgemmStridedBatched(
+        handle, 0, 0, n, m, k, ONE, b.data.ptr, n, k * n, a.data.ptr, k, m * k, ZERO, out.data.ptr, n, m * n, count
     )
 
 
@@ -55,8 +56,9 @@ def _gemm_on_gpu(a, b, out, transpose_a: bool, transpose_b: bool, accumulate: bo
         return
     (m, n), k = out.shape, a.size // len(out)
     # cuBLAS counts by columns, and sees all three transposed: out' = op(b)' op(a)'
-    _cublas().sgemm(
-        _handle(), int(transpose_b), int(transpose_a), n, m, k, ONE, b.data.ptr, b.shape[1], a.data.ptr, a.shape[1],
+    cublas, handle = _cublas()
+    cublas.sgemm(
+        handle, int(transpose_b), int(transpose_a), n, m, k, ONE, b.data.ptr, b.shape[1], a.data.ptr, a.shape[1],
         ONE if accumulate else ZERO, out.data.ptr, n,
     )  # fmt: skip
 
@@ -69,12 +71,8 @@ def _check(*arrays) -> None:
             )
 
 
-def _handle() -> int:
-    return xp.cuda.device.get_cublas_handle()
-
-
-def _cublas():
-    """cuBLAS, told whether it may use TF32."""
-    cublas = xp.cuda.cublas
-    cublas.setMathMode(_handle(), TF32_MATH if backend.tf32_allowed() else DEFAULT_MATH)
-    return cublas
+def _cublas() -> tuple:
+    """cuBLAS and its handle for the current device, told whether it may use TF32."""
+    cublas, handle = xp.cuda.cublas, xp.cuda.device.get_cublas_handle()
+    cublas.setMathMode(handle, TF32_MATH if backend.tf32_allowed() else DEFAULT_MATH)
+    return cublas, handle

@@ -17,14 +17,12 @@ from caffelite import backend
 from caffelite.backend import convolution as ways
 from caffelite.backend import xp
 from caffelite.backend.gemm import gemm_batch
-from caffelite.backend.kernels import kernels
+from caffelite.backend.kernels import MOST_ELEMENTS, kernels
 
 PAIRS = 36
 TILE = {3: 4, 5: 2}  # {length of the kernel's sides: of a tile of outputs}
 WORTH_CHANNELS = 32  # with fewer, or with fewer pixels, bringing numbers to their points costs more than it saves
 WORTH_PIXELS = 1000
-MOST_BYTES = 2**32  # of scratch memory, and no more than an eighth of the device
-MOST_NUMBERS = 2**31 - 1  # that a kernel counts
 SHAPES = 2**14  # that are remembered
 log = logging.getLogger("caffelite")
 
@@ -90,7 +88,7 @@ class Tiles:
         self.down, self.across = (-(-size // TILE[self.side]) for size in self.target[1:])
         of_weights = 4 * PAIRS * math.prod(w_shape[:2])
         of_an_image = 4 * PAIRS * self.down * self.across * (self.source[0] + self.target[0])
-        most = min(room - of_weights, 4 * MOST_NUMBERS) // of_an_image
+        most = min(room - of_weights, 4 * MOST_ELEMENTS) // of_an_image
         self.fit = most > 0
         self.images = max(1, min(most, x_shape[0]))
         self.bytes = self.images * of_an_image + of_weights
@@ -98,8 +96,7 @@ class Tiles:
 
 @functools.lru_cache(SHAPES)
 def _tiles(convolution: ways.Convolution, x_shape, w_shape, backward: bool, device: int) -> Tiles:
-    memory = backend.device_memory()
-    room = min(MOST_BYTES, memory[1] // 8) if memory else MOST_BYTES
+    room = 4 * MOST_ELEMENTS if device is None else backend.scratch_limit()
     return Tiles(convolution, x_shape, w_shape, backward, room)
 
 

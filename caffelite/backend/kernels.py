@@ -33,6 +33,7 @@ SOURCES = Path(__file__).resolve().parent.parent / "kernels"
 CUDA_OPTIONS = ("-std=c++11", "--fmad=false")
 BLOCK, MOST_BLOCKS = 256, 1 << 20
 WARP = 32
+MOST_ELEMENTS = 2**31 - 1  # of an array: kernels count in 32 bits
 NO_COMPILER = (
     "no C++ compiler found for the CPU kernels: install one (Debian/Ubuntu: apt install g++; macOS: xcode-select "
     "--install), or, without root, pip install ziglang"
@@ -198,7 +199,7 @@ class KernelFamily:
                         raise BackendError(
                             f"{where}, {argument}: expected a contiguous {want} array, actual {value.dtype}"
                         )
-                    if value.size > 0x7FFFFFFF:
+                    if value.size > MOST_ELEMENTS:
                         raise BackendError(f"{where}, {argument}: {value.size} elements, at most 2^31-1 are possible")
                     if not isinstance(value, np.ndarray):
                         on_device = True

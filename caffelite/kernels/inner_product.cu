@@ -1,4 +1,4 @@
-/* The bias of InnerProduct: y and dy are `rows` rows of `channels` numbers.  Source: inner_product_layer.cpp. */
+/* The bias of InnerProduct and Embed: y and dy are `rows` rows of `channels` numbers.  Source: inner_product_layer.cpp. */
 
 KERNEL(bias_rows)(const int n, const int rows, const int channels, const float* bias, float* y) {
   PLANE_LOOP(r, c, rows, channels) y[r * channels + c] += bias[c];

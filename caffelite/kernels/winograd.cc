@@ -2,61 +2,20 @@
    Networks", 2016): a tile of the image and the kernel are polynomials, multiplied by their values at six points.
    M x M outputs of an R x R kernel, M + R = 7, take 36 products for each pair of channels instead of M * M * R * R; the
    sums over channels are 36 matrix products, one for each pair of points.
-   The points 0, +-a, +-1/a, infinity with a = sqrt(1/2) round four times better than the usual 0, +-1, +-2, infinity. */
+   winograd_tiles.cu is the same for a GPU, where a library multiplies the matrices. */
 #include "vectors.h"
 #include "geometry.h"
 #include "microkernel.h"
+#include "winograd_points.h"
 
 namespace {
 
 enum {
-  POINTS = 6,
-  PAIRS = POINTS * POINTS,
   LONGEST = 128,    /* tiles in a row of a group */
   STRIP = 4 * ROWS, /* outputs whose sums a thread holds at all points */
   FAST = 1 << 19,   /* floats at their points that stay near a thread */
   TOGETHER = 12 << 20
 };
-const float A = 0.70710678118654752f, B = 1.4142135623730951f, AA = 0.5f, BB = 2.0f, AAA = A * AA, BBB = B * BB;
-
-/* Six numbers of the image to six points; what lies between the products. */
-DEVICE void evaluate(const vec (&d)[POINTS], vec (&t)[POINTS]) {
-  const vec even_a = d[4] - BB * d[2], odd_a = A * (d[3] - BB * d[1]);
-  const vec even_b = d[4] - AA * d[2], odd_b = B * (d[3] - AA * d[1]);
-  t[0] = d[0] - (AA + BB) * d[2] + d[4];
-  t[1] = even_a + odd_a;
-  t[2] = even_a - odd_a;
-  t[3] = even_b + odd_b;
-  t[4] = even_b - odd_b;
-  t[5] = d[1] - (AA + BB) * d[3] + d[5];
-}
-
-/* A polynomial of `length` coefficients to its six values, divided by what Lagrange's formula wants. */
-template <int length>
-DEVICE void spread(const vec (&g)[length], vec (&t)[POINTS]) {
-  vec even_a = g[0], even_b = g[0], odd_a = A * g[1], odd_b = B * g[1];
-  if (length > 2) even_a += AA * g[2], even_b += BB * g[2];
-  if (length > 3) odd_a += AAA * g[3], odd_b += BBB * g[3];
-  if (length > 4) even_a += AA * AA * g[4], even_b += BB * BB * g[4];
-  t[0] = g[0];
-  t[1] = (even_a + odd_a) * (-2.0f / 3);
-  t[2] = (even_a - odd_a) * (-2.0f / 3);
-  t[3] = (even_b + odd_b) * (1.0f / 6);
-  t[4] = (even_b - odd_b) * (1.0f / 6);
-  t[5] = g[length - 1];
-}
-
-/* Six products to `length` sums. */
-template <int length>
-DEVICE void collect(const vec (&m)[POINTS], vec (&y)[length]) {
-  const vec even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
-  y[0] = m[0] + even_a + even_b;
-  y[1] = A * odd_a + B * odd_b;
-  if (length > 2) y[2] = AA * even_a + BB * even_b;
-  if (length > 3) y[3] = AAA * odd_a + BBB * odd_b;
-  if (length > 4) y[4] = AA * AA * even_a + BB * BB * even_b;
-  y[length - 1] += m[5];
-}
 
 struct Plane {
   float* at;

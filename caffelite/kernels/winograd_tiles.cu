@@ -1,50 +1,9 @@
 /* Convolution with stride 1 by minimal filtering, in three steps around matrix products that a library does (Winograd;
    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016).  M x M outputs of an R x R kernel,
    M + R = 7, are a tile; a tile of the image and the kernel are taken at 6 x 6 pairs of points, for each pair one matrix
-   product sums over the channels, and the sums are brought back to outputs.  The points are those of winograd.cc, which
-   is the same on a CPU, in vectors and with its own products: 0, +-a, +-1/a and infinity with a = sqrt(1/2). */
-#define POINTS 6
-#define PAIRS (POINTS * POINTS)
-#define ROOT 0.70710678118654752f /* a */
-#define TWICE 1.4142135623730951f /* 1 / a */
-
-/* six numbers of the image to six points; what lies between the products */
-DEVICE void evaluate(const float (&d)[POINTS], float (&t)[POINTS]) {
-  const float even_a = d[4] - 2.0f * d[2], odd_a = ROOT * (d[3] - 2.0f * d[1]);
-  const float even_b = d[4] - 0.5f * d[2], odd_b = TWICE * (d[3] - 0.5f * d[1]);
-  t[0] = d[0] - 2.5f * d[2] + d[4];
-  t[1] = even_a + odd_a;
-  t[2] = even_a - odd_a;
-  t[3] = even_b + odd_b;
-  t[4] = even_b - odd_b;
-  t[5] = d[1] - 2.5f * d[3] + d[5];
-}
-
-/* the R coefficients of a kernel to six points, divided by what Lagrange's formula wants */
-template <int R>
-DEVICE void spread(const float (&g)[R], float (&t)[POINTS]) {
-  float even_a = g[0] + 0.5f * g[2], even_b = g[0] + 2.0f * g[2], odd_a = ROOT * g[1], odd_b = TWICE * g[1];
-  if (R == 5) { /* indices that R = 3 has, too */
-    odd_a += 0.5f * ROOT * g[R - 2], odd_b += 2.0f * TWICE * g[R - 2];
-    even_a += 0.25f * g[R - 1], even_b += 4.0f * g[R - 1];
-  }
-  t[0] = g[0];
-  t[1] = (even_a + odd_a) * (-2.0f / 3);
-  t[2] = (even_a - odd_a) * (-2.0f / 3);
-  t[3] = (even_b + odd_b) * (1.0f / 6);
-  t[4] = (even_b - odd_b) * (1.0f / 6);
-  t[5] = g[R - 1];
-}
-
-/* six sums of products to M outputs */
-template <int M>
-DEVICE void collect(const float (&m)[POINTS], float (&y)[M]) {
-  const float even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
-  y[0] = m[0] + even_a + even_b;
-  y[1] = ROOT * odd_a + TWICE * odd_b;
-  if (M == 4) y[M - 2] = 0.5f * even_a + 2.0f * even_b, y[M - 1] = 0.5f * ROOT * odd_a + 2.0f * TWICE * odd_b;
-  y[M - 1] += m[5];
-}
+   product sums over the channels, and the sums are brought back to outputs.  winograd.cc is
+   the same for a CPU, in vectors and with products of its own. */
+#include "winograd_points.h"
 
 /* w: (outputs, channels, R, R), each number of a group; u: (PAIRS, outputs, channels), or turned for a backward pass:
    kernels upside down, (PAIRS, groups, channels, outputs of a group) */

@@ -160,7 +160,7 @@ class Embed(Layer):
         self.rows = whole_indices(self, bottom[0].read().ravel(), len(table), "bottom 0")
         y[...] = table[xp.asarray(self.rows)].reshape(y.shape)
         if len(self.blobs) == 2:
-            y += self.blobs[1].array
+            kernels("inner_product").bias_rows(y.size, len(self.rows), y.shape[-1], self.blobs[1].array, y)
 
     def backward(self, top, propagate_down, bottom):
         self.expect(not propagate_down[0], "no gradient exists for the indices (bottom 0)")
@@ -169,7 +169,8 @@ class Embed(Layer):
             table = self.blobs[0].gradient
             kernels("select").add_rows(table.shape[1], dy, xp.asarray(self.rows), len(self.rows), table)
         if len(self.blobs) == 2 and self.param_propagate_down[1]:
-            self.blobs[1].gradient[...] += dy.reshape(-1, dy.shape[-1]).sum(axis=0)
+            outputs, db = dy.shape[-1], self.blobs[1].gradient
+            kernels("inner_product").bias_gradient(outputs, len(self.rows), outputs, dy, db)
 
 
 def whole_indices(layer: Layer, values: np.ndarray, count: int, what: str) -> np.ndarray:

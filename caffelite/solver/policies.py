@@ -62,8 +62,9 @@ POLICIES = {f.__name__: f for f in (fixed, step, exp, inv, multistep, poly, sigm
 
 def learning_rate(p, state) -> float:
     """The rate of iteration `state.iter`; may advance `state.current_step`. Raises SolverError where it is infinite."""
+    policy = _policy(p, "solver")
     try:
-        rate = POLICIES[p.lr_policy](p, state)
+        rate = policy(p, state)
     except (OverflowError, ZeroDivisionError):
         rate = math.inf
     if not math.isfinite(rate):
@@ -74,12 +75,17 @@ def learning_rate(p, state) -> float:
     return rate
 
 
-def check(p, where: str) -> None:
-    """Raise SolverError where the policy is unknown or lacks what it needs."""
+def _policy(p, where: str):
     if p.lr_policy not in POLICIES:
         near = difflib.get_close_matches(p.lr_policy, POLICIES, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise SolverError(f"{where}: unknown lr_policy {p.lr_policy!r}{hint} (known: {', '.join(POLICIES)})")
+    return POLICIES[p.lr_policy]
+
+
+def check(p, where: str) -> None:
+    """Raise SolverError where the policy is unknown or lacks what it needs."""
+    _policy(p, where)
     needs = {
         "step": (("gamma", p.gamma >= 0), ("stepsize", p.stepsize > 0)),
         "exp": (("gamma", p.gamma >= 0),),

@@ -191,6 +191,8 @@ def test_a_solver_without_a_policy_has_a_net(make):
     with pytest.raises(SolverError, match=r"unknown lr_policy ''.*known: fixed, step"):
         solver.step(1)
     assert solver.iter == 0
+    with pytest.raises(SolverError, match="unknown lr_policy"):
+        solver.apply_update()
 
 
 def test_missing_learned_net_is_said(make, tmp_path):

@@ -172,8 +172,7 @@ class _Cublas:
     ) -> None:  # fmt: skip
         """The same for `count` matrices that begin so many numbers apart."""
         for i in range(count):
-            at = (start + 4 * i * step for start, step in ((a, step_a), (b, step_b), (c, step_c)))
-            a_i, b_i, c_i = at
+            a_i, b_i, c_i = (start + 4 * i * step for start, step in ((a, step_a), (b, step_b), (c, step_c)))
             self.sgemm(handle, transpose_a, transpose_b, m, n, k, alpha, a_i, lda, b_i, ldb, beta, c_i, ldc)
 
 
