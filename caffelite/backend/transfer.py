@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Sequence
 from threading import Lock
 
@@ -9,8 +11,10 @@ import numpy as np
 
 from caffelite import backend
 from caffelite.backend import xp
+from caffelite.backend.processes import SharedMemory
 
 LARGE = range(2**18, 2**24)  # numbers of float32 for which page-locked memory pays: batches of images
+PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all devices
 ALIGNED = 64  # numbers of float32: arrays of a batch begin where a GPU reads fastest
 MOST = 2**27  # numbers of float32 in memory for batches, of one Staging; what does not fit is copied when it is taken
 
@@ -51,12 +55,16 @@ class Staging:
     On a GPU a batch is copied on a stream of its own while the GPU computes something else, into memory that is used
     again when the batch has been taken. On a CPU, or where the mode or the device has changed since, a batch is the
     host arrays.
+
+    Given memory that is shared with other processes, one of these writes a batch where the GPU copies it from:
+    `reserve` a slot, have `pack` fill it, `send` it.
     """
 
-    def __init__(self):
+    def __init__(self, shared: SharedMemory | None = None):
         self.device = xp.cuda.Device() if backend.on_gpu() else None
         self._stream = xp.cuda.Stream(non_blocking=True) if self.device else None
-        self._free: list[_Slot] = []
+        self._shared = _LockedPages(shared, self._stream) if shared and self.device else None
+        self._free: list[Slot] = []
         self._size = 0  # of all slots
         self._lock = Lock()
 
@@ -66,19 +74,35 @@ class Staging:
         Raises MemoryError where the device has no room.
         """
         arrays = [np.asarray(values, np.float32, order="C") for values in arrays]
-        if self.device is None:
+        if self.device is None or not arrays:
             return Staged(self, arrays, None)
+        slot = self.reserve(room([values.shape for values in arrays]))
+        if slot is None:
+            return Staged(self, arrays, None)
+        pack(arrays, slot.host)
+        return self._copied(slot, arrays)
+
+    def send(self, slot: Slot, shapes: Sequence[Sequence[int]]) -> Staged:
+        """Begin to bring a batch that is packed in a slot's memory."""
+        return self._copied(slot, unpack(slot.host, shapes))
+
+    def reserve(self, size: int) -> Slot | None:
+        """Memory for a batch of so many numbers; None where there would be too much of it.
+
+        Raises MemoryError where the device has no room.
+        """
         with self.device:  # of threads each has its own
-            slot = self._slot(sum(map(_room, arrays)))
-            if slot is not None:
-                slot.fill(arrays, self._stream)
+            return self._slot(size)
+
+    def _copied(self, slot: Slot, arrays: list[np.ndarray]) -> Staged:
+        with self.device:
+            slot.copy(room([values.shape for values in arrays]), self._stream)
         return Staged(self, arrays, slot)
 
-    def _slot(self, size: int) -> _Slot | None:
-        """Memory for so many numbers; None where there would be too much of it."""
+    def _slot(self, size: int) -> Slot | None:
         size = 1 << (size - 1).bit_length()  # few sizes: CuPy uses page-locked memory again for the same size only
         with self._lock:
-            slot = self._free.pop() if self._free else None
+            slot = self._free.pop(0) if self._free else None  # that which has been free for longest
             grown = size if slot is None else max(0, size - slot.size)
             if self._size + grown > MOST:
                 self._free += [slot] if slot else []
@@ -90,13 +114,13 @@ class Staging:
             try:
                 # memory of this stream's part of CuPy's pool: that of another stream may still be in use there
                 with self._stream:
-                    slot = _Slot(size)
+                    slot = Slot(size, self._shared)
             except BaseException:
                 self._size -= size
                 raise
         return slot
 
-    def give_back(self, slot: _Slot) -> None:
+    def give_back(self, slot: Slot) -> None:
         """Use this memory for another batch, when it is free."""
         with self._lock:
             self._free.append(slot)
@@ -105,7 +129,7 @@ class Staging:
 class Staged:
     """A batch that is being staged: entered, it gives for each array (host array, device array or None)."""
 
-    def __init__(self, staging: Staging, arrays: list[np.ndarray], slot: _Slot | None):
+    def __init__(self, staging: Staging, arrays: list[np.ndarray], slot: Slot | None):
         self._staging, self._arrays, self._slot = staging, arrays, slot
 
     def __enter__(self) -> list[tuple]:
@@ -124,32 +148,77 @@ class Staged:
             self._slot = None
 
 
-class _Slot:
+class Slot:
     """Memory for a batch on both sides. `ready`: the device has the numbers; `taken`: it has copied them elsewhere, and
-    the memory is free; if nobody wants them, it is so when they are ready."""
+    the memory is free; if nobody wants them, it is so when they are ready.
 
-    def __init__(self, size: int):
+    `start`: where its numbers begin in shared memory, None if they lie elsewhere.
+    """
+
+    def __init__(self, size: int, shared: _LockedPages | None):
         self.size = size
-        self._host, self._device = _page_locked(size), xp.empty(size, np.float32)
+        self.start, self.host = (shared and shared.allocate(size)) or (None, _page_locked(size))
+        self._device = xp.empty(size, np.float32)
         self.ready, self.taken = (xp.cuda.Event(block=True, disable_timing=True) for _ in range(2))
+        self.free_after = self.taken  # nobody has it
 
-    def fill(self, arrays: Sequence[np.ndarray], stream) -> None:
-        at = 0
-        for values in arrays:
-            self._host[at : at + values.size] = values.ravel()
-            at += _room(values)
-        self._device.data.copy_from_host_async(self._host.ctypes.data, 4 * at, stream)
+    def copy(self, size: int, stream) -> None:
+        """Begin to copy the first numbers to the device."""
+        self._device.data.copy_from_host_async(self.host.ctypes.data, 4 * size, stream)
         stream.record(self.ready)
         self.free_after = self.ready
 
     def views(self, arrays: Sequence[np.ndarray]) -> list:
         """The device's copies of the arrays."""
-        views, at = [], 0
-        for values in arrays:
-            views.append(self._device[at : at + values.size].reshape(values.shape))
-            at += _room(values)
-        return views
+        return unpack(self._device, [values.shape for values in arrays])
 
 
-def _room(values: np.ndarray) -> int:
-    return -(-values.size // ALIGNED) * ALIGNED
+class _LockedPages:
+    """Shared memory that is page-locked, so that a GPU copies from there at full speed; None where there is no more."""
+
+    def __init__(self, memory: SharedMemory, stream):
+        self._memory, self._locked = memory, []
+        weakref.finalize(self, _unlock, xp.cuda.runtime.hostUnregister, stream, self._locked).atexit = False
+
+    def allocate(self, size: int) -> tuple[int, np.ndarray] | None:
+        found = self._memory.allocate(size)
+        if found is None:
+            return None
+        pointer = found[1].ctypes.data
+        try:
+            xp.cuda.runtime.hostRegister(pointer, found[1].nbytes, PORTABLE)
+        except xp.cuda.runtime.CUDARuntimeError:
+            return None
+        self._locked.append(pointer)
+        return found
+
+
+def _unlock(unregister, stream, pointers: Sequence[int]) -> None:
+    stream.synchronize()  # nothing is being copied from there any more
+    for pointer in pointers:
+        unregister(pointer)
+
+
+def room(shapes: Sequence[Sequence[int]]) -> int:
+    """How many numbers arrays of these shapes take when they are packed."""
+    return sum(_room(math.prod(shape)) for shape in shapes)
+
+
+def pack(arrays: Sequence[np.ndarray], numbers: np.ndarray) -> None:
+    """Write arrays one behind the other."""
+    for values, place in zip(arrays, unpack(numbers, [values.shape for values in arrays])):
+        place[...] = values
+
+
+def unpack(numbers, shapes: Sequence[Sequence[int]]) -> list:
+    """The arrays of these shapes that were packed in `numbers`, as views."""
+    views, at = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        views.append(numbers[at : at + size].reshape(shape))
+        at += _room(size)
+    return views
+
+
+def _room(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED

@@ -248,7 +248,11 @@ class Options:
 
     def reset(self) -> None:
         """Give every option its default again."""
-        _assign(self, dataclasses.asdict(Options()))
+        self.restore(dataclasses.asdict(Options()))
+
+    def restore(self, values: Mapping) -> None:
+        """Give every option the value that it had when `dataclasses.asdict` gave these."""
+        _assign(self, values)
 
     def to_yaml(self) -> str:
         """All options as YAML that `merge_file` reads back."""

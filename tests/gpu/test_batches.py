@@ -1,6 +1,10 @@
 """Batches on their way to the GPU: staged by threads, copied on a stream of their own, taken by the layers."""
 
+import contextlib
+import gc
+import os
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -12,10 +16,11 @@ from caffelite import backend, proto
 from caffelite.backend import nms, transfer
 from caffelite.backend.transfer import Staging
 from caffelite.blob import Blob, Memory
-from caffelite.errors import LayerError
+from caffelite.errors import BackendError, LayerError
 from detection.config import cfg
 from detection.fast_rcnn.memory import memory_plan
 from detection.fast_rcnn.test import test_net as detect_set
+from detection.prefetch import Prefetcher
 from tests.detection.fast_rcnn.tiny import OPTIONS, make_entries, solver_param, trainer_of
 
 LARGE = (2, 3, 300, 310)
@@ -192,6 +197,110 @@ def test_fast_rcnn_learns_the_same_from_files_in_every_run(tmp_path, entries):
     assert models[0] == models[1]
 
 
+def read(size):
+    """What the prefetcher has read elsewhere: an array of so many numbers, and who read it."""
+    if size < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if size == 0:
+        raise LayerError("no image")
+    return [np.full(size, size), np.arange(size % 5) > 1], (os.getpid(), cfg.TRAIN.MAX_SIZE)
+
+
+def seen(loaded) -> list[tuple]:
+    """What comes of a prefetcher."""
+    found = []
+    for staged, rest, note in loaded:
+        found.append(([blob.read().copy() for blob in taken(staged)], rest, note))
+    return found
+
+
+def test_images_are_read_by_other_processes_in_order():
+    sizes = [5, 7, 3000, 4, 300000, 40000, *range(300001, 300040)]
+    cfg.TRAIN.MAX_SIZE = 77
+    found = seen(loaded := Prefetcher(read, ((size, str(size)) for size in sizes)))
+    cfg.reset()
+    assert [note for _, _, note in found] == list(map(str, sizes))
+    pids = {pid for _, (pid, _), _ in found}
+    assert os.getpid() not in pids and 1 < len(pids) <= 8 and {most for _, (_, most), _ in found} == {77}
+    for (first, second), _, note in found:
+        size = int(note)
+        assert (
+            (first == size).all() and first.shape == (size,) and second.tolist() == (np.arange(size % 5) > 1).tolist()
+        )
+    shared = loaded._pool._staging._shared
+    assert len(shared._locked) >= 2 and loaded._pool._size > 300000
+    locked = list(shared._locked)
+    del shared, loaded
+    gc.collect()
+    assert not still_locked(locked)
+
+
+def still_locked(pointers) -> list[int]:
+    """Which of these are page-locked: only such can be unlocked."""
+    left = []
+    for pointer in pointers:
+        with contextlib.suppress(backend.xp.cuda.runtime.CUDARuntimeError):
+            backend.xp.cuda.runtime.hostUnregister(pointer)
+            left.append(pointer)
+    return left
+
+
+def test_what_fails_in_another_process_is_told_in_its_turn():
+    loaded = Prefetcher(read, [(size, None) for size in (9, 0, 8, -1, 7, 6)])
+    assert [blob.shape for blob in taken(next(loaded)[0])] == [(9,), (4,)]
+    with pytest.raises(LayerError, match="no image"):
+        next(loaded)
+    assert next(loaded)[0] is not None
+    with pytest.raises(BackendError, match="SIGKILL"):
+        next(loaded)
+    assert len(seen(loaded)) == 2
+    loaded = Prefetcher(read, [(-1, None)] * 20)
+    for _ in range(loaded._pool._processes.left):
+        with pytest.raises(BackendError, match="SIGKILL"):
+            next(loaded)
+    with pytest.raises(BackendError, match="all processes that loaded images have ended"):
+        next(loaded)
+    loaded.close()
+
+
+def test_batches_too_large_for_the_shared_memory(monkeypatch):
+    monkeypatch.setattr(transfer, "MOST", 2**16)
+    sizes = [100, 2**15, 2**16 + 1, 2**15, *[10] * 20]
+    for (first, _), _, note in seen(Prefetcher(read, [(size, size) for size in sizes])):
+        assert first.shape == (note,) and (first == note).all()
+
+
+def refuse_to_lock(*arguments):
+    raise backend.xp.cuda.runtime.CUDARuntimeError(801)
+
+
+@pytest.mark.parametrize("why", ["a function of its own", "no page-locked memory"])
+def test_threads_read_where_processes_cannot(why, monkeypatch, caplog):
+    caplog.set_level("INFO", "detection")
+    load = read
+    if why == "a function of its own":
+        load = lambda size: read(size)  # noqa: E731
+    else:
+        monkeypatch.setattr(backend.xp.cuda.runtime, "hostRegister", refuse_to_lock)
+    found = seen(Prefetcher(load, [(size, None) for size in range(1, 30)]))
+    assert [len(first) for (first, _), _, _ in found] == list(range(1, 30))
+    assert {pid for _, (pid, _), _ in found} == {os.getpid()}
+    assert "images are read in threads" in caplog.text
+
+
+def test_too_little_memory_for_a_minibatch_names_the_layer(tmp_path, entries, monkeypatch):
+    def small_only(size, shared, slot=transfer.Slot):
+        if size > 2:
+            raise backend.xp.cuda.memory.OutOfMemoryError(1 << 40, 1 << 30)
+        return slot(size, shared)
+
+    trainer = trainer_of(solver_param(tmp_path), entries)
+    monkeypatch.setattr(transfer, "Slot", small_only)
+    with pytest.raises(LayerError, match=r"layer 'data' .*out of memory"):
+        trainer.net.launch()
+    trainer.data_layer.close()
+
+
 def test_the_memory_plan_tells_what_the_gpu_has(tmp_path, entries, caplog, monkeypatch):
     caplog.set_level("INFO", "detection")
     trainer = trainer_of(solver_param(tmp_path), entries)
@@ -265,7 +374,7 @@ def test_detections_are_the_cpus(selection, monkeypatch):
     def detect():
         net = caffe.Net(proto.parse_text(TEST_NET, "NetParameter", "test.prototxt"), caffe.TEST, seed=3)
         seconds = []
-        found = detect_set(net, images.__getitem__, roidb, 4, seconds)
+        found = detect_set(net, images, roidb, 4, seconds)
         assert len(seconds) == 5
         return found
 

@@ -190,11 +190,8 @@ def load_net(definition: str, model: str | Path | None, classes: Sequence[str], 
 
 def detect_dataset(net: Net, dataset, boxes: Sequence[np.ndarray], seconds: list[float] | None = None) -> Detections:
     """The net's detections in a data set, given every image's proposals; `seconds` gets the time of each image."""
-
-    def read(i: int) -> np.ndarray:
-        return read_image(dataset.image_path(i))
-
-    return test_net(net, read, [{"boxes": b} for b in boxes], dataset.num_classes, seconds)
+    images = (dataset.image_path(i) for i in range(len(dataset)))
+    return test_net(net, images, [{"boxes": b} for b in boxes], dataset.num_classes, seconds)
 
 
 def test(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from caffelite.backend.transfer import Staged, Staging
 from detection.boxes import clip_boxes, clip_boxes_inside, decode_boxes, nms_groups
 from detection.config import cfg
+from detection.datasets.image import read_image
 from detection.prefetch import Prefetcher
 from detection.progress import watched
 from detection.roi_data.blob import image_scale, images_to_blob, resize, subtract_means
@@ -21,6 +22,9 @@ logger = logging.getLogger("detection")
 
 CANONICAL_AREA = 224 * 224
 """Pixels of the RoI, after scaling, that the nets' features suit best: the images they were pre-trained on."""
+
+Image = str | Path | np.ndarray
+"""A file, or the pixels (H, W, 3) uint8 BGR."""
 
 Detections = list[list[np.ndarray]]
 """[class][image] -> (n, 5) float32: x1, y1, x2, y2, score. Class 0, the background, has none."""
@@ -57,25 +61,32 @@ def unique_rois(rois: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Query:
-    """What a net is asked about the proposals (P, 4) of an image of so many pixels: `data` (L, 3, h, w), and `rois`
-    (R, 5) for the `boxes` (R, 4) that stand for them; `inverse` (P,) has the RoI of every proposal."""
+    """What a net is asked about the proposals (P, 4) of an image of so many pixels: the `boxes` (R, 4) that stand for
+    them, one for each RoI; `inverse` (P,) has the RoI of every proposal."""
 
-    data: np.ndarray
-    rois: np.ndarray
     boxes: np.ndarray
     inverse: np.ndarray
     height: int
     width: int
 
 
-def query(image: np.ndarray, boxes: np.ndarray) -> Query:
-    """What to ask a net about the proposals `boxes` (P, 4) of an image (H, W, 3) uint8 BGR."""
+def query(image: np.ndarray, boxes: np.ndarray) -> tuple[list[np.ndarray], Query]:
+    """What to ask a net about the proposals `boxes` (P, 4) of an image (H, W, 3) uint8 BGR: its data (L, 3, h, w) and
+    RoIs (R, 5), and the rest."""
     data, scales = image_blob(image)
     rois = rois_blob(boxes, scales)
     index = inverse = np.arange(len(rois))
     if cfg.DEDUP_BOXES > 0:
         index, inverse = unique_rois(rois)
-    return Query(data, rois[index], boxes[index], inverse, *image.shape[:2])
+    return [data, rois[index]], Query(boxes[index], inverse, *image.shape[:2])
+
+
+def load_query(item: tuple[Image, np.ndarray]) -> tuple[list[np.ndarray], Query | None]:
+    """`query` for an image and boxes (P, 4); nothing to ask where there are no boxes. Raises DatasetError."""
+    image, boxes = item
+    if not len(boxes):
+        return [], None
+    return query(image if isinstance(image, np.ndarray) else read_image(image), boxes)
 
 
 def feed(net, batch: Sequence[tuple]) -> None:
@@ -86,7 +97,7 @@ def feed(net, batch: Sequence[tuple]) -> None:
 
 def answers(net, asked: Query) -> tuple[np.ndarray, np.ndarray]:
     """What a net has computed: scores (P, K) float32 and boxes (P, 4K) float64 of all K classes for every proposal."""
-    rois = len(asked.rois)
+    rois = len(asked.boxes)
     scores = net.blobs["cls_score" if cfg.TEST.SVM else "cls_prob"].read().reshape(rois, -1)
     if cfg.TEST.BBOX_REG:
         deltas = net.blobs["bbox_pred"].read().reshape(rois, -1)
@@ -101,8 +112,8 @@ def answers(net, asked: Query) -> tuple[np.ndarray, np.ndarray]:
 def im_detect(net, image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores (P, K) float32 and boxes (P, 4K) float64 of all K classes for the proposals `boxes` (P, 4) of an image
     (H, W, 3) uint8 BGR; the net has inputs data and rois, outputs cls_prob and (with TEST.BBOX_REG) bbox_pred."""
-    asked = query(image, boxes)
-    feed(net, [(asked.data, None), (asked.rois, None)])
+    arrays, asked = query(image, boxes)
+    feed(net, [(values, None) for values in arrays])
     net.launch()
     return answers(net, asked)
 
@@ -189,27 +200,20 @@ def detect(net, image: np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
 
 def test_net(
     net,
-    read: Callable[[int], np.ndarray],
+    images: Iterable[Image],
     roidb: Sequence[Mapping[str, np.ndarray]],
     num_classes: int,
     seconds: list[float] | None = None,
 ) -> Detections:
-    """The detections of a net in all images for the `boxes` (R, 4) of their roidb entries; read(i) gives image i,
-    (H, W, 3) uint8 BGR, in some thread.
+    """The detections of a net in all images for the `boxes` (R, 4) of their roidb entries.
 
     An entry with `gt_classes` (R,) has ground truth among its boxes: where it is not 0 the net is fed the box, as the
     original feeds it, but it is never a detection. Which detections are kept is TEST.SELECTION's matter. Images are
-    read and scaled ahead in threads; while a GPU computes, the detections of the image before are selected. Logs the
-    mean time per image; `seconds` gets the time from each image's detections to the next one's.
+    read and scaled ahead by a Prefetcher; while a GPU computes, the detections of the image before are selected. Logs
+    the mean time per image; `seconds` gets the time from each image's detections to the next one's.
     """
-    selection, staging = SELECTIONS[cfg.TEST.SELECTION](num_classes, len(roidb)), Staging()
+    selection = SELECTIONS[cfg.TEST.SELECTION](num_classes, len(roidb))
     nothing = np.empty((0, num_classes), np.float32), np.empty((0, 4 * num_classes))
-
-    def load(i: int) -> tuple[Query, Staged] | None:
-        if not len(roidb[i]["boxes"]):
-            return None
-        asked = query(read(i), roidb[i]["boxes"])
-        return asked, staging.stage([asked.data, asked.rois])
 
     def select(entry: Mapping[str, np.ndarray], scores: np.ndarray, boxes: np.ndarray) -> None:
         if "gt_classes" in entry:
@@ -220,16 +224,17 @@ def test_net(
     began = last = time.perf_counter()
     seconds = [] if seconds is None else seconds
     found = None
-    loaded = Prefetcher(load, range(len(roidb)))
+    loaded = Prefetcher(load_query, (((image, entry["boxes"]), entry) for image, entry in zip(images, roidb)))
     try:
-        for entry, item in watched(zip(roidb, loaded), len(roidb), "test"):
-            if item:
-                with item[1] as batch:
+        for staged, asked, entry in watched(loaded, len(roidb), "test"):
+            if asked:
+                with staged as batch:
                     feed(net, batch)
                 net.launch()
+                loaded.fill()  # while a GPU computes
             if found:
                 select(*found)
-            found = entry, *(answers(net, item[0]) if item else nothing)
+            found = entry, *(answers(net, asked) if asked else nothing)
             now = time.perf_counter()
             seconds.append(now - last)
             last = now

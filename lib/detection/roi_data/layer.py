@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import yaml
 
-from caffelite.backend.transfer import Staged, Staging
 from caffelite.layer import Layer
 from detection import plain_yaml
 from detection.config import cfg
-from detection.prefetch import Prefetcher
-from detection.roi_data.minibatch import ImageDraw, MinibatchSampler, Roidb, minibatch_blobs
+from detection.prefetch import Prefetcher, in_turn
+from detection.roi_data.minibatch import DrawnImage, MinibatchSampler, Roidb, drawn_images, minibatch_blobs
+
+
+def load_minibatch(
+    num_classes: int, outside_weights: bool, drawn: Sequence[DrawnImage]
+) -> tuple[list[np.ndarray], list[str]]:
+    """The arrays for a RoIDataLayer's tops, and the names of the images. Raises DatasetError."""
+    blobs = minibatch_blobs(drawn, num_classes)
+    arrays = list(blobs.values())
+    if outside_weights:
+        arrays.append(blobs["bbox_loss_weights"] > 0)
+    return arrays, [one.image for one in drawn]
 
 
 class RoIDataLayer(Layer):
@@ -21,7 +32,8 @@ class RoIDataLayer(Layer):
     Tops, by position: data (N, 3, H, W); rois (R, 5): image of the batch, x1, y1, x2, y2 in pixels of `data`; labels
     (R,); and with TRAIN.BBOX_REG bbox_targets (R, 4 * num_classes) and bbox_loss_weights (the same shape; PFRCN's
     inside weights), and if there is a sixth top, PFRCN's outside weights. `param_str` is YAML with `num_classes`.
-    Images are read ahead in threads, but all draws are made in order, in one: the minibatches are the same either way.
+    Images are read ahead by threads or other processes, but all draws are made here, in order: the minibatches are the
+    same either way.
     """
 
     exact_bottoms = 0
@@ -55,18 +67,11 @@ class RoIDataLayer(Layer):
         self.sampler = MinibatchSampler(roidb, cfg.RNG_SEED)
         self._state = self.sampler.get_state()
 
-    def _draws(self) -> Iterator[tuple[list[ImageDraw], dict[str, np.ndarray]]]:
+    def _drawn(self) -> Iterator[tuple[list[DrawnImage], dict[str, np.ndarray]]]:
+        """Minibatches, and the state after each."""
         while True:
-            yield self.sampler.draw(), self.sampler.get_state()
-
-    def _load(self, drawn) -> tuple[Staged, list[str], dict[str, np.ndarray]]:
-        draws, state = drawn
-        images = [self.sampler.roidb[draw.index]["image"] for draw in draws]
-        blobs = minibatch_blobs(self.sampler.roidb, draws, self.num_classes)
-        arrays = list(blobs.values())
-        if len(self.param.top) == 6:
-            arrays.append(blobs["bbox_loss_weights"] > 0)
-        return self._staging.stage(arrays), images, state
+            drawn = drawn_images(self.sampler.roidb, self.sampler.draw())
+            yield drawn, self.sampler.get_state()
 
     def get_state(self) -> dict[str, np.ndarray]:
         """What decides the minibatches after the last one that `forward` gave out, whatever was read ahead."""
@@ -84,7 +89,7 @@ class RoIDataLayer(Layer):
             self._source.fill()
 
     def close(self) -> None:
-        """Stop the threads that read ahead; the next `forward` starts them again where the last one ended."""
+        """Stop reading ahead; the next `forward` starts it again where the last one ended."""
         if isinstance(self._source, Prefetcher):
             self._source.close()
         if self._source:
@@ -101,8 +106,8 @@ class RoIDataLayer(Layer):
             "net.layers[i].set_roidb(roidb) before the first pass)",
         )
         if self._source is None:
-            self._staging = Staging()
-            self._source = (Prefetcher if cfg.TRAIN.USE_PREFETCH else map)(self._load, self._draws())
+            load = functools.partial(load_minibatch, self.num_classes, len(self.param.top) == 6)
+            self._source = (Prefetcher if cfg.TRAIN.USE_PREFETCH else in_turn)(load, self._drawn())
         staged, self.last_images, self._state = next(self._source)
         with staged as batch:
             for blob, values in zip(top, batch):

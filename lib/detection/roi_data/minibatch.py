@@ -31,6 +31,22 @@ class ImageDraw:
     background: np.ndarray
 
 
+@dataclass(frozen=True)
+class DrawnImage:
+    """All that becomes one image of a minibatch: the file, and of the RoIs that were drawn, of which the first
+    `foreground` are foreground, boxes (R, 4), classes (R,) and with TRAIN.BBOX_REG targets (R, 5)."""
+
+    image: str
+    width: int
+    height: int
+    flipped: bool
+    target_size: int
+    foreground: int
+    boxes: np.ndarray
+    classes: np.ndarray
+    targets: np.ndarray | None
+
+
 class MinibatchSampler:
     """Draws minibatches from a roidb with numpy's legacy RandomState: an epoch's order first, then per minibatch a
     scale for each image, and image by image its foreground and its background RoIs.
@@ -127,29 +143,43 @@ class MinibatchSampler:
         self.cursor = int(cursor)
 
 
-def minibatch_blobs(roidb: Roidb, draws: Sequence[ImageDraw], num_classes: int) -> dict[str, np.ndarray]:
+def drawn_images(roidb: Roidb, draws: Sequence[ImageDraw]) -> list[DrawnImage]:
+    """What was drawn of a roidb."""
+    drawn = []
+    for draw in draws:
+        entry = roidb[draw.index]
+        keep = np.concatenate((draw.foreground, draw.background))
+        drawn.append(
+            DrawnImage(
+                *(entry[name] for name in ("image", "width", "height", "flipped")),
+                draw.target_size,
+                len(draw.foreground),
+                entry["boxes"][keep],
+                entry["max_classes"][keep],
+                entry["bbox_targets"][keep] if cfg.TRAIN.BBOX_REG else None,
+            )
+        )
+    return drawn
+
+
+def minibatch_blobs(drawn: Sequence[DrawnImage], num_classes: int) -> dict[str, np.ndarray]:
     """The blobs of a minibatch: data (N, 3, H, W), rois (R, 5), labels (R,), bbox_targets and bbox_loss_weights
     (R, 4 * num_classes; not where TRAIN.BBOX_REG is off). Raises DatasetError."""
-    images, rois, labels, targets = [], [], [], []
-    for i, draw in enumerate(draws):
-        entry = roidb[draw.index]
-        image, scale = _scaled_image(entry, draw.target_size)
-        keep = np.concatenate((draw.foreground, draw.background))
-        image_labels = entry["max_classes"][keep]
-        image_labels[len(draw.foreground) :] = 0
+    images, rois, labels = [], [], []
+    for i, one in enumerate(drawn):
+        image, scale = _scaled_image(one)
         images.append(image)
-        labels.append(image_labels)
-        boxes = entry["boxes"][keep].astype(np.float64) * scale
-        rois.append(np.hstack((np.full((len(keep), 1), i), boxes)).astype(np.float32))
-        if cfg.TRAIN.BBOX_REG:
-            targets.append(entry["bbox_targets"][keep])
+        labels.append(np.where(np.arange(len(one.classes)) < one.foreground, one.classes, 0))
+        boxes = one.boxes.astype(np.float64) * scale
+        rois.append(np.hstack((np.full((len(boxes), 1), i), boxes)).astype(np.float32))
     blobs = {
         "data": images_to_blob(images),
         "rois": np.vstack(rois),
         "labels": np.concatenate(labels).astype(np.float32),
     }
-    if targets:
-        blobs["bbox_targets"], blobs["bbox_loss_weights"] = expand_targets(np.vstack(targets), num_classes)
+    if cfg.TRAIN.BBOX_REG:
+        targets = np.vstack([one.targets for one in drawn])
+        blobs["bbox_targets"], blobs["bbox_loss_weights"] = expand_targets(targets, num_classes)
     return blobs
 
 
@@ -164,15 +194,14 @@ def expand_targets(targets: np.ndarray, num_classes: int) -> tuple[np.ndarray, n
     return expanded.reshape(len(targets), -1), weights.reshape(len(targets), -1)
 
 
-def _scaled_image(entry: Mapping[str, Any], target_size: int) -> tuple[np.ndarray, float]:
-    image = read_image(entry["image"])
+def _scaled_image(drawn: DrawnImage) -> tuple[np.ndarray, float]:
+    image = read_image(drawn.image)
     height, width = image.shape[:2]
-    if (width, height) != (entry["width"], entry["height"]):
+    if (width, height) != (drawn.width, drawn.height):
         raise DatasetError(
-            f"{entry['image']}: expected {entry['width']} x {entry['height']} pixels as annotated, "
-            f"actual {width} x {height}"
+            f"{drawn.image}: expected {drawn.width} x {drawn.height} pixels as annotated, actual {width} x {height}"
         )
-    if entry["flipped"]:
+    if drawn.flipped:
         image = cv2.flip(image, 1)
-    scale = image_scale(height, width, target_size, cfg.TRAIN.MAX_SIZE)
+    scale = image_scale(height, width, drawn.target_size, cfg.TRAIN.MAX_SIZE)
     return resize(subtract_means(image, cfg.pixel_means()), scale), scale

@@ -148,7 +148,7 @@ def test_detect_suppresses_per_class(image, boxes, default_cfg):
 def test_images_without_proposals(image, boxes, default_cfg, profile):
     default_cfg.merge({"TEST": {"SCALES": [60]}, "PROFILE": profile})
     net = LinearNet()
-    found = detection.test_net(net, lambda i: image, [{"boxes": boxes}, {"boxes": boxes[:0]}, {"boxes": boxes}], 3)
+    found = detection.test_net(net, [image] * 3, [{"boxes": boxes}, {"boxes": boxes[:0]}, {"boxes": boxes}], 3)
     assert net.passes == 2
     assert [len(of_class) for of_class in found] == [3, 3, 3]
     assert len(found[1][0]) and not len(found[1][1])

@@ -67,7 +67,7 @@ def test_set(golden):
     for i in range(len(images)):
         boxes, gt_classes = data[f"roidb:{i}:boxes"], data[f"gt_classes:{i}"]
         roidb.append({"boxes": boxes, "gt_classes": np.pad(gt_classes, (0, len(boxes) - len(gt_classes)))})
-    detections = detect_set(net, images.__getitem__, roidb, num_classes)
+    detections = detect_set(net, images, roidb, num_classes)
     assert [len(of_class) for of_class in detections] == [len(images)] * num_classes
     assert not any(len(dets) for dets in detections[0])
     for i in range(len(images)):

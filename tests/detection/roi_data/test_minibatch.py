@@ -6,7 +6,7 @@ import pytest
 
 from detection.errors import ConfigError, DatasetError
 from detection.roi_data.blob import image_scale, images_to_blob
-from detection.roi_data.minibatch import ImageDraw, MinibatchSampler, expand_targets, minibatch_blobs
+from detection.roi_data.minibatch import ImageDraw, MinibatchSampler, drawn_images, expand_targets, minibatch_blobs
 from detection.roi_data.roidb import add_bbox_targets
 
 
@@ -89,7 +89,7 @@ def test_each_image_of_a_multi_scale_minibatch_has_its_own_scale(default_cfg, tm
     entry, _ = image_entry(tmp_path)  # 40 x 30
     default_cfg.TRAIN.MAX_SIZE = 80
     rois = np.array([0]), np.array([2])
-    blobs = minibatch_blobs([entry], [ImageDraw(0, 45, *rois), ImageDraw(0, 90, *rois)], 3)
+    blobs = minibatch_blobs(drawn_images([entry], [ImageDraw(0, 45, *rois), ImageDraw(0, 90, *rois)]), 3)
     assert blobs["data"].shape == (2, 3, 60, 80)  # 45 is 1.5 times; 90 would be 120 wide, and is 2 times
     assert blobs["data"][0, :, :45, :60].any() and not blobs["data"][0, :, 45:].any()
     assert not blobs["data"][0, :, :, 60:].any() and blobs["data"][1, :, -1, -1].any()
@@ -163,7 +163,7 @@ def image_entry(tmp_path, flipped=False):
 def test_blobs(default_cfg, tmp_path):
     entry, image = image_entry(tmp_path)
     add_bbox_targets([entry], 3)
-    blobs = minibatch_blobs([entry], [ImageDraw(0, 60, np.array([1, 0]), np.array([2]))] * 2, 3)
+    blobs = minibatch_blobs(drawn_images([entry], [ImageDraw(0, 60, np.array([1, 0]), np.array([2]))] * 2), 3)
     assert list(blobs) == ["data", "rois", "labels", "bbox_targets", "bbox_loss_weights"]
     assert blobs["data"].shape == (2, 3, 60, 80)
     np.testing.assert_array_equal(blobs["rois"][:3], [[0, 10, 8, 42, 40], [0, 8, 8, 40, 40], [0, 24, 24, 60, 56]])
@@ -174,22 +174,23 @@ def test_blobs(default_cfg, tmp_path):
     # a corner pixel of a bilinear enlargement is the pixel itself
     np.testing.assert_allclose(blobs["data"][0, :, 0, 0], image[0, 0] - default_cfg.pixel_means()[0, 0], atol=1e-4)
     default_cfg.TRAIN.BBOX_REG = False
-    blobs = minibatch_blobs([entry], [ImageDraw(0, 60, np.array([1, 0]), np.array([2]))], 3)
+    blobs = minibatch_blobs(drawn_images([entry], [ImageDraw(0, 60, np.array([1, 0]), np.array([2]))]), 3)
     assert list(blobs) == ["data", "rois", "labels"]
 
 
 def test_the_mirror_image_is_mirrored(default_cfg, tmp_path):
     default_cfg.TRAIN.BBOX_REG = False
     draw = ImageDraw(0, 30, np.array([0]), np.array([2]))
-    plain = minibatch_blobs([image_entry(tmp_path)[0]], [draw], 3)["data"]
-    mirrored = minibatch_blobs([image_entry(tmp_path, flipped=True)[0]], [draw], 3)["data"]
+    plain = minibatch_blobs(drawn_images([image_entry(tmp_path)[0]], [draw]), 3)["data"]
+    mirrored = minibatch_blobs(drawn_images([image_entry(tmp_path, flipped=True)[0]], [draw]), 3)["data"]
     np.testing.assert_array_equal(mirrored, plain[:, :, :, ::-1])
 
 
 def test_an_image_of_another_size_than_annotated_is_named(default_cfg, tmp_path):
+    default_cfg.TRAIN.BBOX_REG = False
     entry, _ = image_entry(tmp_path)
     with pytest.raises(DatasetError, match=r"image\.png: expected 41 x 30 pixels as annotated, actual 40 x 30"):
-        minibatch_blobs([{**entry, "width": 41}], [ImageDraw(0, 60, np.array([0]), np.array([2]))], 3)
+        minibatch_blobs(drawn_images([{**entry, "width": 41}], [ImageDraw(0, 60, np.array([0]), np.array([2]))]), 3)
 
 
 def test_expanded_targets():

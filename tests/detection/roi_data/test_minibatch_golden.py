@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from detection.config import cfg
-from detection.prefetch import Prefetcher
-from detection.roi_data.minibatch import MinibatchSampler, minibatch_blobs
+from detection.prefetch import Prefetcher, in_turn
+from detection.roi_data.minibatch import MinibatchSampler, drawn_images, minibatch_blobs
 from detection.roi_data.roidb import add_bbox_targets, make_entry, training_roidb
 
 CASES = ("single_scale", "multi_scale", "three_images_few_rois")
@@ -54,16 +54,17 @@ def test_minibatches(golden, prefetch):
     roidb, _, _ = roidb_of(*golden)
     sampler = MinibatchSampler(roidb, cfg.RNG_SEED)
 
-    def load(draws):
-        return draws, minibatch_blobs(roidb, draws, config["num_classes"])
+    def load(drawn):
+        return [], minibatch_blobs(drawn, config["num_classes"])
 
-    prefetcher = Prefetcher(load, iter(sampler.draw, None))
+    batches = ((drawn_images(roidb, draws), draws) for draws in iter(sampler.draw, None))
+    loaded = (Prefetcher if prefetch else in_turn)(load, batches)
     for t in range(config["steps"]):
-        draws, blobs = next(prefetcher) if prefetch else load(sampler.draw())
+        _, blobs, draws = next(loaded)
         assert [draw.index for draw in draws] == data["order"][t].tolist()
         assert blobs["data"].shape == tuple(data[f"batch:{t}:data_shape"])
         np.testing.assert_allclose(blobs["data"][:, :, ::7, ::5], data[f"batch:{t}:data_sample"], rtol=0, atol=1e-3)
         for key in ("rois", "labels", "bbox_targets", "bbox_loss_weights"):
             assert blobs[key].dtype == np.float32
             np.testing.assert_array_equal(blobs[key], data[f"batch:{t}:{key}"], err_msg=f"{t} {key}")
-    prefetcher.close()
+    loaded.close()

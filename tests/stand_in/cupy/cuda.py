@@ -4,6 +4,7 @@ noticed."""
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 import types
 from collections.abc import Callable
@@ -187,12 +188,31 @@ def _columns(address: int, stride: int, rows: int, columns: int) -> numpy.ndarra
 cublas = _Cublas()
 device = types.SimpleNamespace(get_cublas_handle=lambda: 42 + current_device())
 memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+_locked: set[int] = set()
+
+
+def _host_register(pointer: int, size: int, flags: int) -> None:
+    """Lock pages of the host."""
+    if pointer % mmap.PAGESIZE or size <= 0 or flags not in (0, 1) or pointer in _locked:
+        raise CUDARuntimeError(f"cudaHostRegister: {size} bytes at {pointer:#x}")
+    _locked.add(pointer)
+
+
+def _host_unregister(pointer: int) -> None:
+    """Unlock them."""
+    if pointer not in _locked:
+        raise CUDARuntimeError(f"cudaHostUnregister: {pointer:#x}")
+    _locked.remove(pointer)
+
+
 runtime = types.SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,
     getDeviceCount=lambda: DEVICES,
     getDevice=current_device,
     runtimeGetVersion=lambda: 13000,
     driverGetVersion=lambda: 13000,
+    hostRegister=_host_register,
+    hostUnregister=_host_unregister,
     getDeviceProperties=lambda i: {
         "name": b"emulated card",
         "major": 9,

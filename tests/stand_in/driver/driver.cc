@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
 #include <dlfcn.h>
@@ -53,6 +54,7 @@ std::recursive_mutex lock;
 std::map<void*, Stream> streams;
 std::map<void*, Event> events;
 std::map<const char*, Block> blocks;
+std::set<void*> locked;
 size_t used = 0, handles = 0;
 
 int say(int error, const char* format, ...) {
@@ -181,6 +183,16 @@ int emulated_cudaFree(void* pointer) {
 int emulated_cudaHostAlloc(void** pointer, size_t size, unsigned) {
   *pointer = malloc(size + 1);
   return *pointer ? (memset(*pointer, GARBAGE, size), SUCCESS) : OUT_OF_MEMORY;
+}
+int emulated_cudaHostRegister(void* pointer, size_t size, unsigned) {
+  const std::lock_guard<std::recursive_mutex> guard(lock);
+  if (reinterpret_cast<size_t>(pointer) % PAGE || !size) return say(INVALID_VALUE, "memory to lock is no whole pages");
+  return locked.insert(pointer).second ? SUCCESS : say(INVALID_VALUE, "memory is locked twice");
+}
+int emulated_cudaHostUnregister(void* pointer) {
+  const std::lock_guard<std::recursive_mutex> guard(lock);
+  finish_all();
+  return locked.erase(pointer) ? SUCCESS : say(INVALID_VALUE, "memory is unlocked that was not locked");
 }
 int emulated_cudaFreeHost(void* pointer) { return finish_all(), free(pointer), SUCCESS; }
 int emulated_cudaMemGetInfo(size_t* left, size_t* all) { return *left = MEMORY - used, *all = MEMORY, SUCCESS; }
