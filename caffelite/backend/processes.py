@@ -8,6 +8,7 @@ which would run the user's program again or copy a process that has a GPU open.
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
 import pickle
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from multiprocessing.connection import Connection, Pipe
@@ -63,12 +65,14 @@ class Processes:
 
     Function, jobs and what comes back have to be such that `pickle` takes them; the function's module is imported
     there. The processes end with this one, however it ends, and ignore the signals that a terminal or a scheduler gives
-    to all of a group. Raises NoProcesses.
+    to all of a group. `close()` ends them, whatever they are doing; so does the end of this object. Raises NoProcesses.
     """
 
     def __init__(self, count: int, function: Callable[[np.ndarray, Any], Any], size: int):
         self._busy: dict[Connection, tuple[_Process, Future]] = {}
         self._idle: list[_Process] = []
+        started: list[_Process] = []
+        self.close = weakref.finalize(self, _end, started)
         try:
             setup = pickle.dumps(function)
             if b"__main__" in setup:
@@ -76,12 +80,13 @@ class Processes:
             with _shared_file(4 * size) as descriptor:
                 self.memory = SharedMemory(size, descriptor)
                 for _ in range(count):
-                    self._idle.append(_Process(size, descriptor))
-            for process in self._idle:
+                    started.append(_Process(size, descriptor))
+            for process in started:
                 process.connection.send_bytes(setup)
         except (AttributeError, OSError, TypeError, pickle.PicklingError) as e:
             self.close()
             raise NoProcesses(str(e)) from None
+        self._idle += started
 
     @property
     def idle(self) -> int:
@@ -122,11 +127,6 @@ class Processes:
                 error.__cause__ = RuntimeError(f"in a process of its own:\n{text}")
                 future.set_exception(error)
 
-    def close(self) -> None:
-        """End the processes, whatever they are doing."""
-        for process in self._idle + [process for process, _ in self._busy.values()]:
-            process.close()
-
 
 class _Process:
     def __init__(self, size: int, memory: int):
@@ -157,6 +157,11 @@ class _Process:
         self._process.wait()
 
 
+def _end(processes: list[_Process]) -> None:
+    for process in processes:
+        process.close()
+
+
 @contextlib.contextmanager
 def _shared_file(size: int) -> Iterator[int]:
     """A file of zeros in memory, without a name, open as long as wanted here. All systems but Linux: AttributeError."""
@@ -171,6 +176,7 @@ def _shared_file(size: int) -> Iterator[int]:
 def serve(connection: int, size: int, memory: int) -> None:
     """What a process does: jobs from a connection, until it is closed."""
     with contextlib.suppress(EOFError, OSError), Connection(connection) as pipe:
+        logging.disable()  # what is to be said is said by the process that has given the work, once
         function, numbers = pickle.loads(pipe.recv_bytes()), SharedMemory(size, memory).numbers
         os.close(memory)
         while True:

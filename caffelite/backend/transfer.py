@@ -132,6 +132,12 @@ class Staged:
     def __init__(self, staging: Staging, arrays: list[np.ndarray], slot: Slot | None):
         self._staging, self._arrays, self._slot = staging, arrays, slot
 
+    def drop(self) -> None:
+        """Give its memory back: nobody wants it."""
+        if self._slot is not None:
+            self._staging.give_back(self._slot)
+            self._slot = None
+
     def __enter__(self) -> list[tuple]:
         here = backend.on_gpu() and self._slot is not None and xp.cuda.Device().id == self._staging.device.id
         if not here:
@@ -141,11 +147,9 @@ class Staged:
         return list(zip(self._arrays, self._slot.views(self._arrays)))
 
     def __exit__(self, *error) -> None:
-        if self._slot is not None:
-            if self._slot.free_after is self._slot.taken:
-                xp.cuda.get_current_stream().record(self._slot.taken)
-            self._staging.give_back(self._slot)
-            self._slot = None
+        if self._slot is not None and self._slot.free_after is self._slot.taken:
+            xp.cuda.get_current_stream().record(self._slot.taken)
+        self.drop()
 
 
 class Slot:

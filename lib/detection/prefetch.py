@@ -1,200 +1,26 @@
-"""Minibatches and images made ready ahead of the one that computes, by threads or by other processes."""
+"""Minibatches and images made ready ahead of the net."""
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import functools
-import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import cv2
-import numpy as np
-
 from caffelite import backend
-from caffelite.backend import transfer
 from caffelite.backend.kernels import cores
-from caffelite.backend.processes import NoProcesses, Processes
-from caffelite.backend.transfer import Slot, Staged, Staging
-from caffelite.errors import BackendError
+from caffelite.backend.prefetch import MOST_WORKERS, Load, Prefetcher
 from detection.config import cfg
 
-logger = logging.getLogger("detection")
-
 THREADS_BESIDE_CPU = 2  # where the net computes on the CPU, it needs the cores
-MOST_WORKERS = 8
-
-Load = Callable[[Any], tuple[Sequence[np.ndarray], Any]]
-"""What makes an item ready: the item -> arrays for a net, and what else is to be known of it."""
 
 
-Loaded = tuple[Staged, Any, Any]
-"""The arrays of an item on their way to the net, the rest of what `load` gave, and the note beside the item."""
+def prefetcher(load: Load, items: Iterable[tuple[Any, Any]]) -> Prefetcher:
+    """A Prefetcher of items by a function of a module, or a functools.partial of one, that looks at `cfg`."""
+    threads = min(cores(), MOST_WORKERS) if backend.on_gpu() else THREADS_BESIDE_CPU
+    return Prefetcher(load, items, threads, functools.partial(_with_options, dataclasses.asdict(cfg), load))
 
 
-def in_turn(load: Load, items: Iterable[tuple[Any, Any]]) -> Iterator[Loaded]:
-    """Load each of the items (item, note) when it is asked for."""
-    staging = Staging()
-    for item, note in items:
-        arrays, rest = load(item)
-        yield staging.stage(arrays), rest, note
-
-
-class Prefetcher:
-    """Gives what `in_turn` does, but loads ahead of what is asked for.
-
-    On a CPU in threads; beside a GPU in processes, since threads would keep the interpreter from the one that launches
-    the GPU's work. `load` and the items, but not the notes, go to the processes by `pickle` (so that `load` is a
-    function of a module or a functools.partial of one); if `load` cannot, threads load. The items are taken in order,
-    in the caller's thread, so that taking them may draw random numbers.
-    """
-
-    def __init__(self, load: Load, items: Iterable[tuple[Any, Any]]):
-        self._items = iter(items)
-        self._pending: deque[tuple[Future, Any]] = deque()
-        self._pool = _pool(load)
-
-    def __iter__(self) -> Prefetcher:
-        return self
-
-    def fill(self) -> None:
-        """Take as many items as shall be loaded ahead, and start to bring those to the GPU that are ready: what the
-        next call of next() does otherwise."""
-        self._pool.collect()
-        while self._pool.has_room(len(self._pending)):
-            try:
-                item, note = next(self._items)
-            except StopIteration:
-                break
-            self._pending.append((self._pool.submit(item), note))
-
-    def __next__(self) -> Loaded:
-        self.fill()
-        if not self._pending:
-            self.close()
-            raise StopIteration
-        future, note = self._pending[0]
-        while not future.done():
-            self._pool.wait(future)
-            self.fill()
-        self._pending.popleft()
-        return *future.result(), note
-
-    def close(self) -> None:
-        """Drop what was loaded ahead; the threads or processes end."""
-        self._pool.close()
-
-
-def _pool(load: Load) -> _Threads | _Processes:
-    if not backend.on_gpu():
-        return _Threads(load, THREADS_BESIDE_CPU)
-    workers = min(cores(), MOST_WORKERS)
-    try:
-        return _Processes(load, workers)
-    except NoProcesses as e:
-        logger.info("images are read in threads, which costs the GPU some time, not in processes: %s", e)
-        return _Threads(load, workers)
-
-
-class _Threads:
-    def __init__(self, load: Load, count: int):
-        self._load, self._staging, self._ahead = load, Staging(), count + 2
-        self._executor = ThreadPoolExecutor(count, thread_name_prefix="prefetch")
-
-    def has_room(self, pending: int) -> bool:
-        return pending <= self._ahead
-
-    def submit(self, item: Any) -> Future:
-        return self._executor.submit(self._loaded, item)
-
-    def _loaded(self, item: Any) -> tuple[Staged, Any]:
-        arrays, rest = self._load(item)
-        return self._staging.stage(arrays), rest
-
-    def collect(self) -> None:
-        pass
-
-    def wait(self, future: Future) -> None:
-        concurrent.futures.wait([future])
-
-    def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-
-class _Processes:
-    """Arrays come in memory that the GPU copies from; until their size is known, or if it is too much, by `pickle`."""
-
-    def __init__(self, load: Load, count: int):
-        function = functools.partial(_load_packed, dataclasses.asdict(cfg), load)
-        self._processes = Processes(count, function, 2 * transfer.MOST)  # twice: slots grow into new memory
-        self._staging = Staging(self._processes.memory)
-        self._ahead, self._size = count + 2, 1
-        slot = self._reserve()
-        if slot is None:
-            self.close()
-            raise NoProcesses("the system page-locks no memory that processes share")
-        self._staging.give_back(slot)
-
-    def has_room(self, pending: int) -> bool:
-        if not pending and not self._processes.left:
-            raise BackendError("all processes that loaded images have ended")
-        slots = transfer.MOST // (2 * self._size)  # whose sizes are powers of two
-        return pending <= min(self._ahead, slots) and self._processes.idle > 0
-
-    def submit(self, item: Any) -> Future:
-        slot, future = self._reserve(), Future()
-        place = (slot.start, slot.size) if slot else (0, 0)
-        answer = self._processes.submit((item, *place))
-        answer.add_done_callback(functools.partial(self._stage, future, slot))
-        return future
-
-    def _reserve(self) -> Slot | None:
-        try:
-            slot = self._staging.reserve(self._size)
-        except MemoryError:  # told when the batch is staged: then a layer asks for it
-            return None
-        if slot and slot.start is None:
-            self._staging.give_back(slot)
-            return None
-        return slot
-
-    def _stage(self, future: Future, slot: Slot | None, answer: Future) -> None:
-        try:
-            shapes, arrays, rest = answer.result()
-            if arrays is None:
-                staged, slot = self._staging.send(slot, shapes), None
-            else:
-                staged = self._staging.stage(arrays)
-                self._size = max(self._size, transfer.room(shapes))
-            future.set_result((staged, rest))
-        except Exception as e:
-            future.set_exception(e)
-        finally:
-            if slot:
-                self._staging.give_back(slot)
-
-    def collect(self) -> None:
-        self._processes.receive(wait=False)
-
-    def wait(self, future: Future) -> None:
-        self._processes.receive(wait=True)
-
-    def close(self) -> None:
-        self._processes.close()
-
-
-def _load_packed(options: Mapping[str, Any], load: Load, numbers: np.ndarray, job: tuple[Any, int, int]):
-    """In another process: an item's arrays packed where the job says, or given back if they do not fit."""
-    item, start, size = job
-    cv2.setNumThreads(1)
+def _with_options(options: Mapping[str, Any], load: Load, item: Any):
     cfg.restore(options)
-    arrays, rest = load(item)
-    arrays = [np.asarray(values, np.float32) for values in arrays]
-    shapes = [values.shape for values in arrays]
-    if not arrays or transfer.room(shapes) > size:
-        return shapes, arrays, rest
-    transfer.pack(arrays, numbers[start : start + size])
-    return shapes, None, rest
+    return load(item)

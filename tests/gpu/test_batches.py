@@ -7,6 +7,7 @@ import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from caffelite.backend import nms, transfer
 from caffelite.backend.transfer import Staging
 from caffelite.blob import Blob, Memory
 from caffelite.errors import BackendError, LayerError
+from caffelite.io import array_to_datum
 from detection.config import cfg
 from detection.fast_rcnn.memory import memory_plan
 from detection.fast_rcnn.test import test_net as detect_set
-from detection.prefetch import Prefetcher
+from detection.prefetch import prefetcher
 from tests.detection.fast_rcnn.tiny import OPTIONS, make_entries, solver_param, trainer_of
+from tests.engine.data_nets import IMAGES, data_net, net_of, write
 
 LARGE = (2, 3, 300, 310)
 generator = np.random.default_rng(4)
@@ -174,6 +177,68 @@ def test_data_layers_give_the_cpus_batches(hdf5_net):
             np.testing.assert_array_equal(actual[name], expected[name])
 
 
+@pytest.fixture(params=["Data", "ImageData"])
+def image_net(request, tmp_path):
+    """A net whose batches of images take random crops, and the file with its images."""
+    files = [tmp_path / f"{i}.png" for i in range(len(IMAGES))]
+    for file, image in zip(files, IMAGES):
+        cv2.imwrite(str(file), image.transpose(1, 2, 0))
+    (tmp_path / "list.txt").write_text("".join(f"{file.name} {i}\n" for i, file in enumerate(files)))
+    database = write(tmp_path / "lmdb", [array_to_datum(image, i) for i, image in enumerate(IMAGES)])
+    crop = "transform_param { crop_size: 4 mirror: true }"
+    listed = (
+        f'image_data_param {{ source: "{tmp_path}/list.txt" root_folder: "{tmp_path}/" batch_size: 2 shuffle: true }}'
+    )
+    if request.param == "Data":
+        return lambda: data_net(database, crop, phase=caffe.TRAIN, seed=3), database / "data.mdb"
+    return lambda: net_of("ImageData", f"{listed} {crop}", phase=caffe.TRAIN, seed=3), files[0]
+
+
+def test_data_layers_read_images_in_other_processes(image_net):
+    def found(net):
+        pool = net.layers[0]._prefetcher and net.layers[0]._prefetcher._pool
+        return [[blob.read().copy() for blob in net.blobs.values()], net.layers[0].get_state()["cursor"], type(pool)]
+
+    def run():
+        net, seen = image_net[0](), []
+        for k in range(24):
+            if k in (10, 15):  # back, and on
+                net.layers[0].set_state({"cursor": 4 * k - 38})
+            net.forward()
+            seen.append(found(net))
+        return seen
+
+    on_gpu = run()
+    gc.collect()
+    backend.set_mode_cpu()
+    on_cpu = run()
+    assert [cursor for _, cursor, _ in on_gpu] == [*range(1, 11), *range(3, 8), *range(23, 32)]
+    assert {pool.__name__ for _, _, pool in on_gpu} == {"_Processes"} != {pool.__name__ for _, _, pool in on_cpu}
+    for (blobs, cursor, _), (others, other, _) in zip(on_gpu, on_cpu):
+        assert cursor == other
+        for actual, expected in zip(blobs, others):
+            np.testing.assert_array_equal(actual, expected)
+
+
+def test_an_image_that_is_damaged_later_is_named_with_the_layer(image_net):
+    net = image_net[0]()
+    image_net[1].write_bytes(b"nothing")
+    with pytest.raises(LayerError, match=rf"layer 'd' .*{image_net[1].name}"):
+        for _ in range(8):
+            net.forward()
+
+
+def test_processes_end_with_the_net(image_net):
+    net = image_net[0]()
+    net.forward()
+    processes = net.layers[0]._prefetcher._pool._processes
+    pids = [process._process.pid for process in processes._idle + [busy for busy, _ in processes._busy.values()]]
+    assert pids and all(os.path.exists(f"/proc/{pid}") for pid in pids)
+    del net, processes
+    gc.collect()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
 def test_too_little_memory_for_a_batch_names_the_layer(hdf5_net, monkeypatch):
     def refuse(*arguments, **named):
         raise backend.xp.cuda.memory.OutOfMemoryError(1 << 40, 1 << 30)
@@ -217,7 +282,7 @@ def seen(loaded) -> list[tuple]:
 def test_images_are_read_by_other_processes_in_order():
     sizes = [5, 7, 3000, 4, 300000, 40000, *range(300001, 300040)]
     cfg.TRAIN.MAX_SIZE = 77
-    found = seen(loaded := Prefetcher(read, ((size, str(size)) for size in sizes)))
+    found = seen(loaded := prefetcher(read, ((size, str(size)) for size in sizes)))
     cfg.reset()
     assert [note for _, _, note in found] == list(map(str, sizes))
     pids = {pid for _, (pid, _), _ in found}
@@ -246,7 +311,7 @@ def still_locked(pointers) -> list[int]:
 
 
 def test_what_fails_in_another_process_is_told_in_its_turn():
-    loaded = Prefetcher(read, [(size, None) for size in (9, 0, 8, -1, 7, 6)])
+    loaded = prefetcher(read, [(size, None) for size in (9, 0, 8, -1, 7, 6)])
     assert [blob.shape for blob in taken(next(loaded)[0])] == [(9,), (4,)]
     with pytest.raises(LayerError, match="no image"):
         next(loaded)
@@ -254,11 +319,11 @@ def test_what_fails_in_another_process_is_told_in_its_turn():
     with pytest.raises(BackendError, match="SIGKILL"):
         next(loaded)
     assert len(seen(loaded)) == 2
-    loaded = Prefetcher(read, [(-1, None)] * 20)
+    loaded = prefetcher(read, [(-1, None)] * 20)
     for _ in range(loaded._pool._processes.left):
         with pytest.raises(BackendError, match="SIGKILL"):
             next(loaded)
-    with pytest.raises(BackendError, match="all processes that loaded images have ended"):
+    with pytest.raises(BackendError, match="all processes that made batches ready have ended"):
         next(loaded)
     loaded.close()
 
@@ -266,7 +331,7 @@ def test_what_fails_in_another_process_is_told_in_its_turn():
 def test_batches_too_large_for_the_shared_memory(monkeypatch):
     monkeypatch.setattr(transfer, "MOST", 2**16)
     sizes = [100, 2**15, 2**16 + 1, 2**15, *[10] * 20]
-    for (first, _), _, note in seen(Prefetcher(read, [(size, size) for size in sizes])):
+    for (first, _), _, note in seen(prefetcher(read, [(size, size) for size in sizes])):
         assert first.shape == (note,) and (first == note).all()
 
 
@@ -276,16 +341,16 @@ def refuse_to_lock(*arguments):
 
 @pytest.mark.parametrize("why", ["a function of its own", "no page-locked memory"])
 def test_threads_read_where_processes_cannot(why, monkeypatch, caplog):
-    caplog.set_level("INFO", "detection")
+    caplog.set_level("INFO", "caffelite")
     load = read
     if why == "a function of its own":
         load = lambda size: read(size)  # noqa: E731
     else:
         monkeypatch.setattr(backend.xp.cuda.runtime, "hostRegister", refuse_to_lock)
-    found = seen(Prefetcher(load, [(size, None) for size in range(1, 30)]))
+    found = seen(prefetcher(load, [(size, None) for size in range(1, 30)]))
     assert [len(first) for (first, _), _, _ in found] == list(range(1, 30))
     assert {pid for _, (pid, _), _ in found} == {os.getpid()}
-    assert "images are read in threads" in caplog.text
+    assert "batches are made ready in threads" in caplog.text
 
 
 def test_too_little_memory_for_a_minibatch_names_the_layer(tmp_path, entries, monkeypatch):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from caffelite.backend import random
-from caffelite.backend.transfer import Staged, Staging
+from caffelite.backend import random, transfer
+from caffelite.backend.prefetch import Load, Prefetcher
+from caffelite.blob import Blob
+from caffelite.layer import PassState
 from caffelite.layers.data.transform import Transform
 from caffelite.layers.input import Source
+from caffelite.proto import message
 
 log = logging.getLogger("caffelite")
 
@@ -41,19 +44,23 @@ class Batches(Source):
 
     Batch k is a function of k, the seed and the files. Which batch a pass gets follows from its number in the run,
     which a solver restores: training resumes with the batches it would have had. A thread loads `ahead` batches before
-    they are asked for; it ends with the layer.
+    they are asked for, or, where `elsewhere` says how, processes beside a GPU; they end with the layer.
     """
 
     ahead = 4
 
     def setup(self, bottom, top):
         self._batch, self._lead = -1, 0
-        self._loading: deque[tuple[int, Future]] = deque()
-        self._thread: ThreadPoolExecutor | None = None
+        self._following = 0  # number of the batch that the prefetcher gives next
+        self._prefetcher: Prefetcher | None = None
 
     def load(self, batch: int) -> list[np.ndarray]:
         """The arrays of batch number `batch` for the tops. Runs on the thread, one batch at a time."""
         raise NotImplementedError
+
+    def elsewhere(self) -> Load | None:
+        """What loads batches in other processes, if it is worth it."""
+        return None
 
     def forward(self, bottom, top):
         number = self.pass_state.number + self._lead
@@ -61,7 +68,13 @@ class Batches(Source):
             self._lead += 1
             number += 1
         self._batch = number
-        with self._take(number) as batch:
+        if self._prefetcher is None:
+            size = transfer.room([blob.shape for blob in top])
+            self._prefetcher = Prefetcher(self._load, _from(number), 1, self.elsewhere(), self.ahead, size)
+        elif number != self._following:
+            self._prefetcher.restart(_from(number))
+        self._following = number + 1
+        with next(self._prefetcher)[0] as batch:
             for blob, values in zip(top, batch):
                 blob.put(*values)
 
@@ -89,25 +102,21 @@ class Batches(Source):
             return 0
         return int(random.generator(self.pass_state.seed, self.name, "skip").integers(rand_skip))
 
-    def _take(self, number: int) -> Staged:
-        if self._loading and self._loading[0][0] != number:
-            for _, future in self._loading:
-                future.cancel()
-            self._loading.clear()
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, f"{self.name} (data)")
-            self._staging = Staging()
-        following = self._loading[-1][0] + 1 if self._loading else number
-        for k in range(following, number + self.ahead + 1):
-            self._loading.append((k, self._thread.submit(self._load_staged, k)))
-        return self._loading.popleft()[1].result()
+    def _load(self, number: int) -> tuple[list[np.ndarray], None]:
+        return self.load(number), None
 
-    def _load_staged(self, number: int) -> Staged:
-        return self._staging.stage(self.load(number))
+
+def _from(number: int) -> Iterator[tuple[int, None]]:
+    return ((k, None) for k in itertools.count(number))
 
 
 class ImageBatches(Batches):
     """Batches of images and their labels; a subclass says what an item is."""
+
+    def elsewhere(self):
+        return functools.partial(
+            _load_elsewhere, type(self), self.param.SerializeToString(), self.phase, self.pass_state.seed, self.where
+        )
 
     def begin(self, top, param) -> None:
         """Read the parameters that all have, and shape the tops by the first item."""
@@ -159,3 +168,17 @@ class ImageBatches(Batches):
             )
             data[i] = image
         return data
+
+
+def _load_elsewhere(*described_and_number) -> tuple[list[np.ndarray], None]:
+    *described, number = described_and_number
+    return _twin(*described).load(number), None
+
+
+@functools.lru_cache(1)
+def _twin(kind: type[ImageBatches], param: bytes, phase: int, seed: int, where: str) -> ImageBatches:
+    """A layer that loads the same batches as the one that is described, in another process."""
+    param = message("LayerParameter").FromString(param)
+    layer = kind(param, phase, PassState(seed), where)
+    layer.setup([], [Blob() for _ in param.top])
+    return layer

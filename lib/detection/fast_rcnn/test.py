@@ -14,7 +14,7 @@ import numpy as np
 from detection.boxes import clip_boxes, clip_boxes_inside, decode_boxes, nms_groups
 from detection.config import cfg
 from detection.datasets.image import read_image
-from detection.prefetch import Prefetcher
+from detection.prefetch import prefetcher
 from detection.progress import watched
 from detection.roi_data.blob import image_scale, images_to_blob, resize, subtract_means
 
@@ -224,7 +224,7 @@ def test_net(
     began = last = time.perf_counter()
     seconds = [] if seconds is None else seconds
     found = None
-    loaded = Prefetcher(load_query, (((image, entry["boxes"]), entry) for image, entry in zip(images, roidb)))
+    loaded = prefetcher(load_query, (((image, entry["boxes"]), entry) for image, entry in zip(images, roidb)))
     try:
         for staged, asked, entry in watched(loaded, len(roidb), "test"):
             if asked:

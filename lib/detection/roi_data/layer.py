@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import yaml
 
+from caffelite.backend.prefetch import Prefetcher, in_turn
 from caffelite.layer import Layer
 from detection import plain_yaml
 from detection.config import cfg
-from detection.prefetch import Prefetcher, in_turn
+from detection.prefetch import prefetcher
 from detection.roi_data.minibatch import DrawnImage, MinibatchSampler, Roidb, drawn_images, minibatch_blobs
 
 
@@ -107,7 +108,7 @@ class RoIDataLayer(Layer):
         )
         if self._source is None:
             load = functools.partial(load_minibatch, self.num_classes, len(self.param.top) == 6)
-            self._source = (Prefetcher if cfg.TRAIN.USE_PREFETCH else in_turn)(load, self._drawn())
+            self._source = (prefetcher if cfg.TRAIN.USE_PREFETCH else in_turn)(load, self._drawn())
         staged, self.last_images, self._state = next(self._source)
         with staged as batch:
             for blob, values in zip(top, batch):

@@ -104,12 +104,13 @@ def test_closing_loses_nothing(roidb, default_cfg, prefetch):
 
 
 def test_threads_end(roidb):
+    before = set(threading.enumerate())
     net = net_of()
     net.layers[0].set_roidb(roidb)
     net.forward()
-    assert any(t.name.startswith("prefetch") for t in threading.enumerate())
+    assert {t.name.split("_")[0] for t in set(threading.enumerate()) - before} == {"prefetch"}
     net.layers[0].close()
-    assert not any(t.name.startswith("prefetch") for t in threading.enumerate())
+    assert not set(threading.enumerate()) - before
 
 
 def test_an_image_that_is_gone_is_named(roidb):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from caffelite.backend.prefetch import in_turn
 from detection.config import cfg
-from detection.prefetch import Prefetcher, in_turn
+from detection.prefetch import prefetcher
 from detection.roi_data.minibatch import MinibatchSampler, drawn_images, minibatch_blobs
 from detection.roi_data.roidb import add_bbox_targets, make_entry, training_roidb
 
@@ -58,7 +59,7 @@ def test_minibatches(golden, prefetch):
         return [], minibatch_blobs(drawn, config["num_classes"])
 
     batches = ((drawn_images(roidb, draws), draws) for draws in iter(sampler.draw, None))
-    loaded = (Prefetcher if prefetch else in_turn)(load, batches)
+    loaded = (prefetcher if prefetch else in_turn)(load, batches)
     for t in range(config["steps"]):
         _, blobs, draws = next(loaded)
         assert [draw.index for draw in draws] == data["order"][t].tolist()
