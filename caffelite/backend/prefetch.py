@@ -22,7 +22,7 @@ from caffelite.errors import BackendError
 
 logger = logging.getLogger("caffelite")
 
-MOST_WORKERS = 8
+MOST_PROCESSES = 16  # of some 50 MB each
 
 Load = Callable[[Any], tuple[Sequence[np.ndarray], Any]]
 """What makes an item ready: the item -> arrays for a net, and what else is to be known of it."""
@@ -110,7 +110,7 @@ def _drop(future: Future) -> None:
 def _pool(load: Load, threads: int, elsewhere: Load | None, ahead: int, size: int) -> _Threads | _Processes:
     if backend.on_gpu() and elsewhere is not None:
         try:
-            return _Processes(elsewhere, min(cores(), MOST_WORKERS), ahead, size)
+            return _Processes(elsewhere, min(max(2, cores() - 1), MOST_PROCESSES), ahead, size)
         except NoProcesses as e:
             logger.info("batches are made ready in threads, which costs the GPU some time, not in processes: %s", e)
     return _Threads(load, threads, ahead)

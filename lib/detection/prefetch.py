@@ -9,15 +9,16 @@ from typing import Any
 
 from caffelite import backend
 from caffelite.backend.kernels import cores
-from caffelite.backend.prefetch import MOST_WORKERS, Load, Prefetcher
+from caffelite.backend.prefetch import Load, Prefetcher
 from detection.config import cfg
 
 THREADS_BESIDE_CPU = 2  # where the net computes on the CPU, it needs the cores
+THREADS_BESIDE_GPU = 8  # where there can be no processes
 
 
 def prefetcher(load: Load, items: Iterable[tuple[Any, Any]]) -> Prefetcher:
     """A Prefetcher of items by a function of a module, or a functools.partial of one, that looks at `cfg`."""
-    threads = min(cores(), MOST_WORKERS) if backend.on_gpu() else THREADS_BESIDE_CPU
+    threads = min(cores(), THREADS_BESIDE_GPU) if backend.on_gpu() else THREADS_BESIDE_CPU
     return Prefetcher(load, items, threads, functools.partial(_with_options, dataclasses.asdict(cfg), load))
 
 
