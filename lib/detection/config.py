@@ -89,7 +89,8 @@ class TrainOptions:
     or `skip` that update."""
 
     USE_PREFETCH: bool = True
-    """Read and scale the images of coming minibatches in threads (the minibatches are the same either way)."""
+    """Read and scale the images of coming minibatches ahead, in threads, or in processes beside a GPU (the minibatches
+    are the same either way)."""
 
 
 @dataclass(slots=True)
