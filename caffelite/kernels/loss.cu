@@ -1,6 +1,32 @@
 /* Losses that are sums over elements.  Thread i adds up elements part * i .. part * (i + 1) - 1 of `count`, in double;
    what the threads give is added up in order, so that the bits do not depend on their number. */
 
+/* the sums of `part` numbers each */
+KERNEL(sums_of_parts)(const int n, const int count, const int part, const double* x, double* sums) {
+  KERNEL_LOOP(i, n) {
+    double sum = 0.0;
+    for (int k = i * part, end = k + min(part, count - k); k < end; ++k) sum += x[k];
+    sums[i] = sum;
+  }
+}
+
+/* *loss = the sum of `count` numbers / divisor */
+KERNEL(mean_loss)(const int n, const int count, const double* x, const double divisor, float* loss) {
+  KERNEL_LOOP(i, n) {
+    double sum = 0.0;
+    for (int k = 0; k < count; ++k) sum += x[k];
+    loss[i] = (float)(sum / divisor);
+  }
+}
+
+/* labels cut to integers, -1 for the one to ignore */
+KERNEL(classes_of_labels)(const int n, const float* labels, const int ignores, const float ignored, int* classes) {
+  KERNEL_LOOP(i, n) {
+    const float label = truncf(labels[i]);
+    classes[i] = ignores && label == ignored ? -1 : (int)label;
+  }
+}
+
 /* (a - b)^2 */
 KERNEL(squared_distance)(const int n, const int count, const int part, const float* a, const float* b, double* sums) {
   KERNEL_LOOP(i, n) {

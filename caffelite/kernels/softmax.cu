@@ -41,7 +41,7 @@ KERNEL(softmax_backward)(const int n, const float* y, const float* dy, const int
 
 /* -log of the probability of the right class, floored at FLT_MIN; the probabilities themselves are not kept */
 KERNEL(softmax_loss_forward)(const int n, const float* x, const int* classes, const int channels, const int spatial,
-                             float* losses) {
+                             double* losses) {
   KERNEL_LOOP(i, n) {
     float loss = 0.0f;
     if (classes[i] >= 0) {
@@ -49,7 +49,7 @@ KERNEL(softmax_loss_forward)(const int n, const float* x, const int* classes, co
       const Scale scale = softmax_scale(scores, channels, spatial);
       loss = -logf(at_least(expf(scores[classes[i] * spatial] - scale.most) / scale.sum, FLT_MIN));
     }
-    losses[i] = loss;
+    losses[i] = (double)loss;
   }
 }
 
@@ -72,7 +72,7 @@ KERNEL(softmax_loss_backward)(const int n, const float* x, const int* classes, c
 
 /* -sum over classes of gain[right class, class] log(probability), floored at `least` */
 KERNEL(infogain_loss_forward)(const int n, const float* x, const int* classes, const float* gain, const int channels,
-                              const int spatial, const float least, float* losses) {
+                              const int spatial, const float least, double* losses) {
   KERNEL_LOOP(i, n) {
     float loss = 0.0f;
     if (classes[i] >= 0) {
@@ -82,7 +82,7 @@ KERNEL(infogain_loss_forward)(const int n, const float* x, const int* classes, c
         loss -= gain[classes[i] * channels + c] *
                 logf(at_least(expf(scores[c * spatial] - scale.most) / scale.sum, least));
     }
-    losses[i] = loss;
+    losses[i] = (double)loss;
   }
 }
 

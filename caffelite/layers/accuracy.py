@@ -8,7 +8,7 @@ from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
-from caffelite.layers.loss import labels_as_classes
+from caffelite.layers.loss import classes_and_valid
 
 
 @register("Accuracy")
@@ -47,14 +47,13 @@ class Accuracy(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.accuracy_param
         ignore = param.ignore_label if param.HasField("ignore_label") else None
-        classes = labels_as_classes(self, bottom[1], self.channels, ignore)
-        counted, classes = classes >= 0, xp.asarray(classes)
+        classes, counted = classes_and_valid(self, bottom[1], self.channels, ignore)
         better = xp.empty(classes.shape, np.int32)
         kernels("softmax").better_classes(
             better.size, bottom[0].array, classes, self.channels, self.inner, better
         )  # fmt: skip
         right = (classes >= 0) & (better < param.top_k)
-        top[0].array[...] = right.sum() / max(1, int(counted.sum()))
+        top[0].array[...] = right.sum() / max(1, counted)
         if len(top) > 1:
             of_class = self.histogram(classes, classes >= 0)
             top[1].array[...] = self.histogram(classes, right) / xp.maximum(of_class, 1)

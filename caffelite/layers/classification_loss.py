@@ -9,7 +9,7 @@ from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import register
-from caffelite.layers.loss import Loss, LossParameter, labels_as_classes, normalizer
+from caffelite.layers.loss import Loss, LossParameter, classes_and_valid, labels_as_classes, normalizer, put_mean
 
 LEAST_PROBABILITY = 1e-20  # kLOG_THRESHOLD
 HingeLossParameter = proto.message("HingeLossParameter")
@@ -48,13 +48,11 @@ class ScoreLoss(Loss):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.loss_param
         ignore = param.ignore_label if param.HasField("ignore_label") else None
-        classes = labels_as_classes(self, bottom[1], self.channels, ignore)
-        mode = self.normalization(LossParameter.VALID)
-        self.divisor = normalizer(mode, self.outer, self.inner, int((classes >= 0).sum()))
-        self.classes = xp.asarray(classes)
-        losses = xp.empty(self.positions, np.float32)
+        self.classes, valid = classes_and_valid(self, bottom[1], self.channels, ignore)
+        self.divisor = normalizer(self.normalization(LossParameter.VALID), self.outer, self.inner, valid)
+        losses = xp.empty(self.positions, np.float64)
         self.losses(bottom, losses)
-        top[0].array[...] = losses.sum(dtype=np.float64) / self.divisor
+        put_mean(losses, self.divisor, top[0])
         if len(top) > 1:
             x, y = bottom[0].array, top[1].array
             kernels("softmax").softmax_forward(self.positions, x, self.channels, self.inner, y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from caffelite.backend import xp
+from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import Layer
 from caffelite.proto import message
@@ -83,6 +84,23 @@ def labels_as_classes(layer: Layer, blob: Blob, classes: int, ignore: int | None
     return labels.astype(np.int32)
 
 
+def classes_and_valid(layer: Layer, blob: Blob, classes: int, ignore: int | None = None) -> tuple:
+    """`labels_as_classes` on the current backend, and how many labels are not ignored. Raises LayerError."""
+    valid = int((labels_as_classes(layer, blob, classes, ignore) >= 0).sum())
+    found = xp.empty(blob.count, np.int32)
+    kernels("loss").classes_of_labels(blob.count, blob.read_array(), ignore is not None, ignore or 0, found)
+    return found, valid
+
+
 def part_sums(count: int, dtype=np.float64):
     """Room for the sums of the kernels of loss.cu over `count` elements."""
     return xp.empty(-(-count // PART), dtype)
+
+
+def put_mean(sums, divisor: float, top: Blob) -> None:
+    """Give a loss the sum of numbers (n,) float64, divided."""
+    while sums.size > PART:
+        parts = part_sums(sums.size)
+        kernels("loss").sums_of_parts(parts.size, sums.size, PART, sums, parts)
+        sums = parts
+    kernels("loss").mean_loss(1, sums.size, sums, divisor, top.array)

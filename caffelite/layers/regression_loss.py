@@ -8,7 +8,7 @@ from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import register
-from caffelite.layers.loss import PART, Loss, LossParameter, normalizer, part_sums
+from caffelite.layers.loss import PART, Loss, LossParameter, normalizer, part_sums, put_mean
 
 
 @register("EuclideanLoss")
@@ -28,7 +28,7 @@ class EuclideanLoss(Loss):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         a, b, sums = bottom[0].array, bottom[1].array, part_sums(bottom[0].count)
         kernels("loss").squared_distance(sums.size, a.size, PART, a, b, sums)
-        top[0].array[...] = sums.sum() / (2 * self.rows)
+        put_mean(sums, 2 * self.rows, top[0])
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         factor = np.float32(float(top[0].read_diff()) / self.rows)
@@ -75,7 +75,7 @@ class SmoothL1Loss(Loss):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         sums = part_sums(bottom[0].count)
         kernels("loss").smooth_l1_forward(sums.size, bottom[0].count, PART, *self.arguments(bottom), sums)
-        top[0].array[...] = sums.sum() / self.rows
+        put_mean(sums, self.rows, top[0])
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         a, b, inside, outside, sigma2 = self.arguments(bottom)
