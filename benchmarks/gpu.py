@@ -221,9 +221,9 @@ def from_files(name: str, sizes: Sizes, folder: Path):
     return step, trainer
 
 
-def pipeline(name: str, sizes: Sizes, folder: Path) -> tuple[float, float, float]:
-    """Seconds of an iteration from JPEG files, what of them the host spends in the data layer, and seconds of an
-    iteration on a batch that stays on the GPU."""
+def pipeline(name: str, sizes: Sizes, folder: Path) -> tuple[float, float, float, str]:
+    """Seconds of an iteration from JPEG files, what of them the host spends in the data layer, seconds of an iteration
+    on a batch that stays on the GPU, and what reads the files."""
     step, trainer = from_files(name, sizes, folder)
     forward, spent = trainer.data_layer.forward, []
 
@@ -243,8 +243,9 @@ def pipeline(name: str, sizes: Sizes, folder: Path) -> tuple[float, float, float
     with_files = (time.perf_counter() - start) / sizes.data_iterations
     trainer.data_layer.forward = lambda bottom, top: None
     without = seconds(step, sizes.train, sizes.rounds)
+    readers = trainer.data_layer.readers
     trainer.data_layer.close()
-    return with_files, statistics.mean(spent[-sizes.data_iterations :]), without
+    return with_files, statistics.mean(spent[-sizes.data_iterations :]), without, readers
 
 
 def load_torch(wanted: bool):
@@ -313,13 +314,13 @@ def report_net(name: str, sizes: Sizes, torch, rates: dict, folder: Path, device
         xp.get_default_memory_pool().free_all_blocks()
     for allowed in (False, True):
         with tf32(allowed):
-            files, data, resident = pipeline(name, sizes, folder)
+            files, data, resident, readers = pipeline(name, sizes, folder)
         kind = "tf32" if allowed else "float32"
-        found[f"files, {kind}"] = {"seconds": files, "data layer": data, "resident": resident}
+        found[f"files, {kind}"] = {"seconds": files, "data layer": data, "resident": resident, "readers": readers}
         print(
             f"{name:16} {'train from JPEG files':22} {kind:8} {files * 1e3:9.2f} {'':32} "
-            f"GPU idle {max(0.0, 1 - resident / files):.1%}, data layer {data * 1e3:.2f} ms, 40,000 iterations "
-            f"{files * ITERATIONS / 3600:.2f} h (paper {PAPER_HOURS.get(name, float('nan'))} h)",
+            f"GPU idle {max(0.0, 1 - resident / files):.1%}, data layer {data * 1e3:.2f} ms, {readers}, "
+            f"40,000 iterations {files * ITERATIONS / 3600:.2f} h (paper {PAPER_HOURS.get(name, float('nan'))} h)",
             flush=True,
         )
         xp.get_default_memory_pool().free_all_blocks()

@@ -97,6 +97,11 @@ class Prefetcher:
         future, note = self._pending.popleft()
         return *future.result(), note
 
+    @property
+    def workers(self) -> str:
+        """What loads, e.g. "7 processes"."""
+        return self._pool.workers
+
     def close(self) -> None:
         """Drop what was loaded ahead; the threads or processes end."""
         self._pool.close()
@@ -118,6 +123,7 @@ def _pool(load: Load, threads: int, elsewhere: Load | None, ahead: int, size: in
 
 class _Threads:
     def __init__(self, load: Load, count: int, ahead: int):
+        self.workers = f"{count} threads"
         self._load, self._staging, self._ahead = load, Staging(), ahead or count + 2
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="prefetch")
 
@@ -145,6 +151,7 @@ class _Processes:
     """Arrays come in memory that the GPU copies from; until their size is known, or if it is too much, by `pickle`."""
 
     def __init__(self, load: Load, count: int, ahead: int, size: int):
+        self.workers = f"{count} processes"
         # twice as much memory: slots grow into new memory
         self._processes = Processes(count, functools.partial(_load_packed, load), 2 * transfer.MOST)
         self._staging = Staging(self._processes.memory)

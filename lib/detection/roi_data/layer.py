@@ -89,6 +89,11 @@ class RoIDataLayer(Layer):
         if isinstance(self._source, Prefetcher):
             self._source.fill()
 
+    @property
+    def readers(self) -> str | None:
+        """What reads images ahead, e.g. "7 processes"; None where nothing does."""
+        return self._source.workers if isinstance(self._source, Prefetcher) else None
+
     def close(self) -> None:
         """Stop reading ahead; the next `forward` starts it again where the last one ended."""
         if isinstance(self._source, Prefetcher):
