@@ -72,7 +72,7 @@ class Processes:
         self._busy: dict[Connection, tuple[_Process, Future]] = {}
         self._idle: list[_Process] = []
         started: list[_Process] = []
-        self.close = weakref.finalize(self, _end, started)
+        self.close = weakref.finalize(self, _end, os.getpid(), started)
         try:
             setup = pickle.dumps(function)
             if b"__main__" in setup:
@@ -157,9 +157,10 @@ class _Process:
         self._process.wait()
 
 
-def _end(processes: list[_Process]) -> None:
-    for process in processes:
-        process.close()
+def _end(owner: int, processes: list[_Process]) -> None:
+    if os.getpid() == owner:  # not its copy, where someone has forked it
+        for process in processes:
+            process.close()
 
 
 @contextlib.contextmanager

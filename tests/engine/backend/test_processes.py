@@ -117,6 +117,17 @@ def test_closing_ends_them_whatever_they_do(make):
     processes.close()
 
 
+def test_a_copy_of_the_process_does_not_end_them(make):
+    processes = make(1)
+    pid = answer(processes, "sleep", 0).result()
+    copy = os.fork()
+    if not copy:
+        processes.close()
+        os._exit(0)
+    os.waitpid(copy, 0)
+    assert answer(processes, "sleep", 0).result() == pid
+
+
 PROGRAM = """
 import functools, os, time
 from caffelite.backend.processes import Processes
