@@ -146,6 +146,7 @@ class _Process:
         self.close()
         code = self._process.returncode
         how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit status {code}"
+        how += ", as where the system has no memory left" if code == -signal.SIGKILL else ""
         return BackendError(
             f"process {self._process.pid}, which made batches ready, has ended {how}; what it had to say stands above"
         )

@@ -220,6 +220,16 @@ def test_data_layers_read_images_in_other_processes(image_net):
             np.testing.assert_array_equal(actual, expected)
 
 
+def test_relative_paths_are_those_of_the_layers_set_up(tmp_path, monkeypatch):
+    write(tmp_path / "lmdb", [array_to_datum(image, i) for i, image in enumerate(IMAGES)])
+    monkeypatch.chdir(tmp_path)
+    net = data_net("lmdb")
+    monkeypatch.chdir("/")
+    net.forward()
+    np.testing.assert_array_equal(net.blobs["data"].read(), IMAGES[:2])
+    assert "processes" in net.layers[0]._prefetcher.workers
+
+
 def test_an_image_that_is_damaged_later_is_named_with_the_layer(image_net):
     net = image_net[0]()
     image_net[1].write_bytes(b"nothing")

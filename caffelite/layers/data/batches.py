@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -114,12 +115,12 @@ class ImageBatches(Batches):
     """Batches of images and their labels; a subclass says what an item is."""
 
     def elsewhere(self):
-        return functools.partial(
-            _load_elsewhere, type(self), self.param.SerializeToString(), self.phase, self.pass_state.seed, self.where
-        )
+        described = type(self), self.param.SerializeToString(), self.phase, self.pass_state.seed, self.where
+        return functools.partial(_load_elsewhere, self.folder, *described)
 
     def begin(self, top, param) -> None:
         """Read the parameters that all have, and shape the tops by the first item."""
+        self.folder = os.getcwd()  # from which paths have been found
         self.batch_size = self.check_batch_size(param)
         unused = [name for name in ("scale", "mean_file", "crop_size", "mirror") if param.HasField(name)]
         if unused:
@@ -176,8 +177,9 @@ def _load_elsewhere(*described_and_number) -> tuple[list[np.ndarray], None]:
 
 
 @functools.lru_cache(1)
-def _twin(kind: type[ImageBatches], param: bytes, phase: int, seed: int, where: str) -> ImageBatches:
+def _twin(folder: str, kind: type[ImageBatches], param: bytes, phase: int, seed: int, where: str) -> ImageBatches:
     """A layer that loads the same batches as the one that is described, in another process."""
+    os.chdir(folder)
     param = message("LayerParameter").FromString(param)
     layer = kind(param, phase, PassState(seed), where)
     layer.setup([], [Blob() for _ in param.top])
