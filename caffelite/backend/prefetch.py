@@ -123,7 +123,7 @@ def _pool(load: Load, threads: int, elsewhere: Load | None, ahead: int, size: in
 
 class _Threads:
     def __init__(self, load: Load, count: int, ahead: int):
-        self.workers = f"{count} threads"
+        self.workers = f"{count} thread(s)"
         self._load, self._staging, self._ahead = load, Staging(), ahead or count + 2
         self._executor = ThreadPoolExecutor(count, thread_name_prefix="prefetch")
 
@@ -155,7 +155,7 @@ class _Processes:
         # twice as much memory: slots grow into new memory
         self._processes = Processes(count, functools.partial(_load_packed, load), 2 * transfer.MOST)
         self._staging = Staging(self._processes.memory)
-        self._ahead, self._size = max(ahead, count + 2), size
+        self._ahead, self._size = max(ahead, count + 2), max(1, size)
         slot = self._reserve()
         if slot is None:
             self.close()

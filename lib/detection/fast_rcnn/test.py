@@ -224,7 +224,8 @@ def test_net(
     began = last = time.perf_counter()
     seconds = [] if seconds is None else seconds
     found = None
-    loaded = prefetcher(load_query, (((image, entry["boxes"]), entry) for image, entry in zip(images, roidb)))
+    items = (((image, entry["boxes"]), entry) for image, entry in zip(images, roidb, strict=True))
+    loaded = prefetcher(load_query, items)
     try:
         for staged, asked, entry in watched(loaded, len(roidb), "test"):
             if asked:
