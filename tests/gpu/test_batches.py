@@ -2,9 +2,11 @@
 
 import contextlib
 import gc
+import itertools
 import os
 import re
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -14,7 +16,8 @@ import pytest
 
 import caffelite as caffe
 from caffelite import backend, proto
-from caffelite.backend import nms, transfer
+from caffelite.backend import nms, prefetch, transfer
+from caffelite.backend.prefetch import Prefetcher
 from caffelite.backend.transfer import Staging
 from caffelite.blob import Blob, Memory
 from caffelite.errors import BackendError, LayerError
@@ -343,6 +346,52 @@ def test_batches_too_large_for_the_shared_memory(monkeypatch):
     sizes = [100, 2**15, 2**16 + 1, 2**15, *[10] * 20]
     for (first, _), _, note in seen(prefetcher(read, [(size, size) for size in sizes])):
         assert first.shape == (note,) and (first == note).all()
+
+
+SIZES = (1, 50, 3000, 40000, 70000)
+
+
+def read_slowly(number):
+    """Arrays that tell which they are, some of them late, some not there."""
+    time.sleep(0.003 * (number % 5 == 2))
+    if number % 97 == 13:
+        raise LayerError(f"no image {number}")
+    return [np.full(SIZES[number % 11 % len(SIZES)], number), np.full(3, number + 1)], number
+
+
+@pytest.mark.parametrize("most", [2**27, 2**18])
+def test_no_batch_is_lost_or_written_over_whatever_is_asked_for(most, monkeypatch):
+    """Many restarts, batches that nobody takes, errors, and memory for two batches or all."""
+    monkeypatch.setattr(transfer, "MOST", most)
+    monkeypatch.setattr(prefetch, "cores", lambda: 5)
+    choices = np.random.default_rng(most)
+    loaded, number = Prefetcher(read_slowly, ((k, str(k)) for k in itertools.count()), 1, read_slowly), 0
+    for _ in range(400):
+        if choices.random() < 0.05:
+            number = int(choices.integers(10**6))
+            loaded.restart((k, str(k)) for k in itertools.count(number))
+        if choices.random() < 0.3:
+            loaded.fill()
+        if number % 97 == 13:
+            with pytest.raises(LayerError, match=f"no image {number}$"):
+                next(loaded)
+        else:
+            staged, rest, note = next(loaded)
+            assert (rest, note) == (number, str(number))
+            if choices.random() < 0.1:
+                staged.drop()
+            else:
+                first, second = taken(staged)
+                assert first.shape == (SIZES[number % 11 % len(SIZES)],) and second.shape == (3,)
+                assert (first.read() == number).all() and (second.read() == number + 1).all()
+                assert (backend.to_host(first.array) == number).all()
+        number += 1
+    loaded.restart([])
+    while loaded._pool._processes._busy:
+        loaded._pool.wait([])
+    staging = loaded._pool._staging
+    assert sum(slot.size for slot in staging._free) == staging._size  # all memory has come back
+    loaded.close()
 
 
 def refuse_to_lock(*arguments):
