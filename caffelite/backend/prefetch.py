@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import logging
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,9 +35,12 @@ Loaded = tuple[Staged, Any, Any]
 def in_turn(load: Load, items: Iterable[tuple[Any, Any]]) -> Iterator[Loaded]:
     """Load each of the items (item, note) when it is asked for."""
     staging = Staging()
-    for item, note in items:
-        arrays, rest = load(item)
-        yield staging.stage(arrays), rest, note
+
+    def loaded(pair: tuple[Any, Any]) -> Loaded:
+        arrays, rest = load(pair[0])
+        return staging.stage(arrays), rest, pair[1]
+
+    return map(loaded, items)
 
 
 class Prefetcher:
@@ -159,20 +163,20 @@ class _Processes:
         slot = self._reserve()
         if slot is None:
             self.close()
-            raise NoProcesses("the system page-locks no memory that processes share")
+            raise NoProcesses("there is no page-locked memory that processes share")
         self._staging.give_back(slot)
 
     def has_room(self, pending: int) -> bool:
         if not pending and not self._processes.left:
             raise BackendError("all processes that made batches ready have ended")
         slots = transfer.MOST // (2 * self._size)  # whose sizes are powers of two
-        return pending <= min(self._ahead, slots) and self._processes.idle > 0
+        return pending <= min(self._ahead, max(1, slots)) and self._processes.idle > 0
 
     def submit(self, item: Any) -> Future:
         slot, future = self._reserve(), Future()
-        place = (slot.start, slot.size) if slot else (0, 0)
+        place = (slot.start, slot.size) if slot else (None, 0)
         answer = self._processes.submit((item, *place))
-        answer.add_done_callback(functools.partial(self._stage, future, slot))
+        answer.add_done_callback(functools.partial(_answered, weakref.ref(self), future, slot))
         return future
 
     def _reserve(self) -> Slot | None:
@@ -212,14 +216,19 @@ class _Processes:
         self._processes.close()
 
 
-def _load_packed(load: Load, numbers: np.ndarray, job: tuple[Any, int, int]):
+def _answered(pool: weakref.ref[_Processes], future: Future, slot: Slot | None, answer: Future) -> None:
+    if (pool := pool()) is not None:
+        pool._stage(future, slot, answer)
+
+
+def _load_packed(load: Load, numbers: np.ndarray, job: tuple[Any, int | None, int]):
     """In another process: an item's arrays packed where the job says, or given back if they do not fit."""
     item, start, size = job
     cv2.setNumThreads(1)
     arrays, rest = load(item)
     arrays = [np.asarray(values, np.float32) for values in arrays]
     shapes = [values.shape for values in arrays]
-    if not arrays or transfer.room(shapes) > size:
+    if not arrays or start is None or transfer.room(shapes) > size:
         return shapes, arrays, rest
     transfer.pack(arrays, numbers[start : start + size])
     return shapes, None, rest

@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.connection import wait as connections_ready
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -29,13 +32,17 @@ from caffelite.errors import BackendError
 
 PAGE = mmap.PAGESIZE // 4  # numbers of float32
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+READY = "ready"
+PACKAGE = str(Path(__file__).resolve().parents[2])  # sys.path may say it by a path from another folder
 START = (
-    "import signal, sys\n"
-    "for name in ('SIGINT', 'SIGTERM', 'SIGHUP'): signal.signal(getattr(signal, name), signal.SIG_IGN)\n"
-    "sys.path[:] = {!r}\n"
+    "import sys\n"
+    "sys.path[:] = {!a}\n"  # before anything is imported from the current folder
     "from caffelite.backend.processes import serve\n"
     "serve({}, {}, {})\n"
 )
+
+
+GROUP_SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class NoProcesses(BackendError):
@@ -75,17 +82,27 @@ class Processes:
         self.close = weakref.finalize(self, _end, os.getpid(), started)
         try:
             setup = pickle.dumps(function)
-            if b"__main__" in setup:
-                raise pickle.PicklingError("other processes do not import the program itself")
+        except Exception as e:  # whatever an object's own code may raise
+            raise NoProcesses(str(e)) from None
+        if b"__main__" in setup:
+            raise NoProcesses("other processes do not import the program itself")
+        if not sys.executable or getattr(sys, "frozen", False) or not hasattr(os, "memfd_create"):
+            raise NoProcesses("there is no Python to start, or no os.memfd_create to share memory")
+        try:
             with _shared_file(4 * size) as descriptor:
                 self.memory = SharedMemory(size, descriptor)
                 for _ in range(count):
                     started.append(_Process(size, descriptor))
             for process in started:
                 process.connection.send_bytes(setup)
-        except (AttributeError, OSError, TypeError, pickle.PicklingError) as e:
+            for process in started:
+                if (answer := process.connection.recv()) != READY:
+                    raise NoProcesses(answer)
+        except BaseException as e:
             self.close()
-            raise NoProcesses(str(e)) from None
+            if isinstance(e, EOFError | OSError):
+                raise NoProcesses(f"one that was started has ended ({e})") from None
+            raise
         self._idle += started
 
     @property
@@ -101,7 +118,12 @@ class Processes:
     def submit(self, job: Any) -> Future:
         """Give a job to one that is idle. Its result is what the function returns or raises, or a BackendError if the
         process has ended; `receive` sets it."""
-        text, future = pickle.dumps(job), Future()
+        future = Future()
+        try:
+            text = pickle.dumps(job)
+        except Exception as e:
+            future.set_exception(e)
+            return future
         process = self._idle.pop()
         try:
             process.connection.send_bytes(text)
@@ -112,19 +134,23 @@ class Processes:
         return future
 
     def receive(self, wait: bool) -> None:
-        """Take what has been answered; if so wished, wait until something is."""
+        """Take what has been answered; if so wished, wait until something is. Raises BackendError where that would be
+        for ever."""
+        if wait and not self._busy:
+            raise BackendError("the processes that make batches ready have nothing to do, and a batch is waited for")
         for connection in connections_ready(list(self._busy), None if wait else 0):
             process, future = self._busy.pop(connection)
             try:
-                result, error, text = connection.recv()
+                text = connection.recv_bytes()
             except (EOFError, OSError):
                 future.set_exception(process.ended())
                 continue
             self._idle.append(process)
+            result, error, where = pickle.loads(text)
             if error is None:
                 future.set_result(result)
             else:
-                error.__cause__ = RuntimeError(f"in a process of its own:\n{text}")
+                error.__cause__ = RuntimeError(f"in a process of its own:\n{where}")
                 future.set_exception(error)
 
 
@@ -132,36 +158,42 @@ class _Process:
     def __init__(self, size: int, memory: int):
         self.connection, theirs = Pipe()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", START.format(list(map(str, sys.path)), theirs.fileno(), size, memory)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), memory),
-                env={**os.environ, **ONE_THREAD},
-            )
+            text = START.format([*map(str, sys.path), PACKAGE], theirs.fileno(), size, memory)
+            # what is blocked here stays so there: a signal to the group is for this process alone
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, *subprocess._args_from_interpreter_flags(), "-c", text],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), memory),
+                    env={**os.environ, **ONE_THREAD},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def ended(self) -> BackendError:
         """The error that says how it has ended, as it seems to have."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
-        self.close()
+        _end(os.getpid(), [self])
         code = self._process.returncode
-        how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit status {code}"
+        how = f"with exit status {code}" if code is None or code >= 0 else f"by signal {-code}"
+        with contextlib.suppress(TypeError, ValueError):  # signals may have no name
+            how += f" ({signal.Signals(-code).name})"
         how += ", as where the system has no memory left" if code == -signal.SIGKILL else ""
-        return BackendError(
-            f"process {self._process.pid}, which made batches ready, has ended {how}; what it had to say stands above"
-        )
-
-    def close(self) -> None:
-        """End it."""
-        self.connection.close()
-        self._process.kill()
-        self._process.wait()
+        return BackendError(f"process {self._process.pid}, which made batches ready, has ended {how}")
 
 
 def _end(owner: int, processes: list[_Process]) -> None:
-    if os.getpid() == owner:  # not its copy, where someone has forked it
-        for process in processes:
-            process.close()
+    if os.getpid() != owner:  # but its copy, where someone has forked it
+        return
+    for process in processes:
+        process.connection.close()
+        process._process.kill()
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the system may be waiting for a disk
+            process._process.wait(10)
 
 
 @contextlib.contextmanager
@@ -176,15 +208,40 @@ def _shared_file(size: int) -> Iterator[int]:
 
 
 def serve(connection: int, size: int, memory: int) -> None:
-    """What a process does: jobs from a connection, until it is closed."""
-    with contextlib.suppress(EOFError, OSError), Connection(connection) as pipe:
-        logging.disable()  # what is to be said is said by the process that has given the work, once
+    """What a process does: jobs from a connection, until nobody has its other end."""
+    Thread(target=_leave_with_parent, args=(connection,), daemon=True).start()
+    logging.disable()  # what is to be said is said by the process that has given the work, once
+    pipe = Connection(connection)
+    try:
         function, numbers = pickle.loads(pipe.recv_bytes()), SharedMemory(size, memory).numbers
-        os.close(memory)
-        while True:
-            job = pipe.recv()
-            try:
-                answer = function(numbers, job), None, ""
-            except Exception as error:
-                answer = None, error, traceback.format_exc()
-            pipe.send(answer)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+        return
+    pipe.send(READY)
+    while True:
+        try:
+            text = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        pipe.send_bytes(_answer(function, numbers, text))
+
+
+def _answer(function: Callable, numbers: np.ndarray, job: bytes) -> bytes:
+    try:
+        return pickle.dumps((function(numbers, pickle.loads(job)), None, ""))
+    except Exception as error:
+        where = traceback.format_exc()
+        try:
+            answer = pickle.dumps((None, error, where))
+            pickle.loads(answer)  # not all that goes comes back
+        except Exception:
+            answer = pickle.dumps((None, BackendError(f"{type(error).__name__}: {error}"), where))
+        return answer
+
+
+def _leave_with_parent(connection: int) -> None:
+    """End the process when the one that has started it is gone, whatever is being done."""
+    gone = select.poll()
+    gone.register(connection, 0)
+    gone.poll()
+    os._exit(0)

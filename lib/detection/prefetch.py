@@ -17,7 +17,8 @@ THREADS_BESIDE_GPU = 8  # where there can be no processes
 
 
 def prefetcher(load: Load, items: Iterable[tuple[Any, Any]]) -> Prefetcher:
-    """A Prefetcher of items by a function of a module, or a functools.partial of one, that looks at `cfg`."""
+    """A Prefetcher of items by a function of a module, or a functools.partial of one, that looks at `cfg`: in processes
+    at the options as they are now."""
     threads = min(cores(), THREADS_BESIDE_GPU) if backend.on_gpu() else THREADS_BESIDE_CPU
     return Prefetcher(load, items, threads, functools.partial(_with_options, dataclasses.asdict(cfg), load))
 

@@ -22,6 +22,7 @@ from caffelite.backend.transfer import Staging
 from caffelite.blob import Blob, Memory
 from caffelite.errors import BackendError, LayerError
 from caffelite.io import array_to_datum
+from caffelite.layers.data.data import Data
 from detection.config import cfg
 from detection.fast_rcnn.memory import memory_plan
 from detection.fast_rcnn.test import test_net as detect_set
@@ -221,6 +222,47 @@ def test_data_layers_read_images_in_other_processes(image_net):
         assert cursor == other
         for actual, expected in zip(blobs, others):
             np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("mode", ["gpu", "cpu"])
+def test_after_an_interrupt_each_pass_has_its_own_batch(mode, tmp_path, monkeypatch):
+    if mode == "cpu":
+        backend.set_mode_cpu()
+    path = write(tmp_path / "lmdb", [array_to_datum(image, i) for i, image in enumerate(IMAGES)])
+    net, collect = data_net(path, batch=1), []
+    for k in range(12):
+        if k % 4 == 2:
+
+            def interrupted(prefetcher):
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(Prefetcher, "__next__", interrupted)
+                net.forward()
+        net.forward()
+        collect.append((int(net.blobs["label"].read()[0]), (net.layers[0].get_state()["cursor"] - 1) % len(IMAGES)))
+    assert all(label == cursor for label, cursor in collect)
+
+
+class Doubled(Data):
+    """A program's own layer, with a state that no other process has."""
+
+    factor = 2
+
+    def load(self, batch):
+        data, label = super().load(batch)
+        return [data * self.factor, label]
+
+
+def test_a_programs_own_layers_read_here(tmp_path):
+    path = write(tmp_path / "lmdb", [array_to_datum(image, i) for i, image in enumerate(IMAGES)])
+    net = data_net(path)
+    layer = Doubled(net.layers[0].param, caffe.TEST, net.layers[0].pass_state)
+    layer.setup([], net.top_blobs[0])
+    layer.factor = 3
+    layer.forward([], net.top_blobs[0])
+    np.testing.assert_array_equal(net.blobs["data"].read(), 3.0 * IMAGES[:2])
+    assert "thread" in layer._prefetcher.workers
 
 
 def test_relative_paths_are_those_of_the_layers_set_up(tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
 import os
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -52,11 +54,11 @@ class Batches(Source):
 
     def setup(self, bottom, top):
         self._batch, self._lead = -1, 0
-        self._following = 0  # number of the batch that the prefetcher gives next
+        self._following: int | None = None  # number of the batch that the prefetcher gives next
         self._prefetcher: Prefetcher | None = None
 
     def load(self, batch: int) -> list[np.ndarray]:
-        """The arrays of batch number `batch` for the tops. Runs on the thread, one batch at a time."""
+        """The arrays of batch number `batch` for the tops. Runs on a thread, one batch at a time."""
         raise NotImplementedError
 
     def elsewhere(self) -> Load | None:
@@ -70,12 +72,20 @@ class Batches(Source):
             number += 1
         self._batch = number
         if self._prefetcher is None:
+            load = functools.partial(_load, weakref.WeakMethod(self.load))  # which does not keep the layer
             size = transfer.room([blob.shape for blob in top])
-            self._prefetcher = Prefetcher(self._load, _from(number), 1, self.elsewhere(), self.ahead, size)
+            self._prefetcher = Prefetcher(load, _from(number), 1, self.elsewhere(), self.ahead, size)
         elif number != self._following:
             self._prefetcher.restart(_from(number))
+        self._following = None  # until the batch is here: whatever comes between, the next pass asks for its own
+        try:
+            staged = next(self._prefetcher)[0]
+        except KeyboardInterrupt:
+            self._prefetcher.close()
+            self._prefetcher = None
+            raise
         self._following = number + 1
-        with next(self._prefetcher)[0] as batch:
+        with staged as batch:
             for blob, values in zip(top, batch):
                 blob.put(*values)
 
@@ -103,8 +113,9 @@ class Batches(Source):
             return 0
         return int(random.generator(self.pass_state.seed, self.name, "skip").integers(rand_skip))
 
-    def _load(self, number: int) -> tuple[list[np.ndarray], None]:
-        return self.load(number), None
+
+def _load(load: weakref.WeakMethod, number: int) -> tuple[list[np.ndarray], None]:
+    return load()(number), None
 
 
 def _from(number: int) -> Iterator[tuple[int, None]]:
@@ -115,12 +126,16 @@ class ImageBatches(Batches):
     """Batches of images and their labels; a subclass says what an item is."""
 
     def elsewhere(self):
+        if not type(self).__module__.startswith("caffelite."):
+            return None  # a program's own class, of which another process need not know all
         described = type(self), self.param.SerializeToString(), self.phase, self.pass_state.seed, self.where
         return functools.partial(_load_elsewhere, self.folder, *described)
 
     def begin(self, top, param) -> None:
         """Read the parameters that all have, and shape the tops by the first item."""
-        self.folder = os.getcwd()  # from which paths have been found
+        self.folder = "/"
+        with contextlib.suppress(OSError):  # it may have been removed
+            self.folder = os.getcwd()  # from which paths have been found
         self.batch_size = self.check_batch_size(param)
         unused = [name for name in ("scale", "mean_file", "crop_size", "mirror") if param.HasField(name)]
         if unused:

@@ -87,7 +87,11 @@ class RoIDataLayer(Layer):
     def read_ahead(self) -> None:
         """Draw minibatches to come and have them read, which the next `forward` does else, when a GPU waits for it."""
         if isinstance(self._source, Prefetcher):
-            self._source.fill()
+            try:
+                self._source.fill()
+            except KeyboardInterrupt:  # in the middle of anything: the next `forward` begins anew
+                self.close()
+                raise
 
     @property
     def readers(self) -> str | None:
@@ -114,7 +118,11 @@ class RoIDataLayer(Layer):
         if self._source is None:
             load = functools.partial(load_minibatch, self.num_classes, len(self.param.top) == 6)
             self._source = (prefetcher if cfg.TRAIN.USE_PREFETCH else in_turn)(load, self._drawn())
-        staged, self.last_images, self._state = next(self._source)
+        try:
+            staged, self.last_images, self._state = next(self._source)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         with staged as batch:
             for blob, values in zip(top, batch):
                 blob.put(*values)

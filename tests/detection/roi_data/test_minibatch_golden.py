@@ -68,4 +68,5 @@ def test_minibatches(golden, prefetch):
         for key in ("rois", "labels", "bbox_targets", "bbox_loss_weights"):
             assert blobs[key].dtype == np.float32
             np.testing.assert_array_equal(blobs[key], data[f"batch:{t}:{key}"], err_msg=f"{t} {key}")
-    loaded.close()
+    if prefetch:
+        loaded.close()

@@ -25,6 +25,10 @@ def work(factor, numbers, job):
         raise FileFormatError(value)
     elif what == "end":
         sys.exit(value) if value < 256 else os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "needs two":
+        raise NeedsTwo("one", "two")
+    elif what == "lambda":
+        return lambda: 0
     elif what == "sleep":
         time.sleep(value)
     return os.getpid()
@@ -135,7 +139,7 @@ from tests.engine.backend import test_processes as t
 processes = Processes(2, functools.partial(t.work, 2), 1024)
 first = processes.submit(("sleep", 0))
 while not first.done(): processes.receive(wait=True)
-processes.submit(("sleep", 0.3))
+processes.submit(("sleep", 500))
 print(os.getpid(), first.result(), flush=True)
 time.sleep(1000)
 """
@@ -167,8 +171,35 @@ def test_functions_that_other_processes_cannot_have(monkeypatch):
 def test_jobs_that_other_processes_cannot_have_change_nothing(make):
     processes = make(1)
     with pytest.raises(Exception, match="lambda"):
-        processes.submit(("sleep", lambda: 0))
+        processes.submit(("sleep", lambda: 0)).result()
     assert processes.idle == 1 and answer(processes, "sleep", 0).result()
+
+
+class NeedsTwo(Exception):
+    """What goes by pickle and does not come back."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+@pytest.mark.parametrize("what, says", [("needs two", "NeedsTwo: one two"), ("lambda", "lambda")])
+def test_answers_that_do_not_come_back_are_told(make, what, says):
+    processes = make(1)
+    with pytest.raises(Exception, match=says):
+        answer(processes, what, 0).result()
+    assert answer(processes, "sleep", 0).result()
+
+
+def test_a_function_that_is_not_found_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(of_the_program, "__module__", "made_up")
+    monkeypatch.setitem(sys.modules, "made_up", sys.modules[__name__])
+    with pytest.raises(NoProcesses, match="ModuleNotFoundError: No module named 'made_up'"):
+        Processes(1, of_the_program, PAGE)
+
+
+def test_nothing_is_waited_for_for_ever(make):
+    with pytest.raises(BackendError, match="have nothing to do"):
+        make(1).receive(wait=True)
 
 
 @pytest.mark.parametrize("name", ["memfd_create", "executable"])
