@@ -146,7 +146,10 @@ class Processes:
                 future.set_exception(process.ended())
                 continue
             self._idle.append(process)
-            result, error, where = pickle.loads(text)
+            try:
+                result, error, where = pickle.loads(text)
+            except Exception as e:
+                result, error, where = None, e, "its answer cannot be read"
             if error is None:
                 future.set_result(result)
             else:
@@ -220,10 +223,9 @@ def serve(connection: int, size: int, memory: int) -> None:
     pipe.send(READY)
     while True:
         try:
-            text = pipe.recv_bytes()
+            pipe.send_bytes(_answer(function, numbers, pipe.recv_bytes()))
         except (EOFError, OSError):
             return
-        pipe.send_bytes(_answer(function, numbers, text))
 
 
 def _answer(function: Callable, numbers: np.ndarray, job: bytes) -> bytes:

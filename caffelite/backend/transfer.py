@@ -102,7 +102,10 @@ class Staging:
     def _slot(self, size: int) -> Slot | None:
         size = 1 << (size - 1).bit_length()  # few sizes: CuPy uses page-locked memory again for the same size only
         with self._lock:
-            slot = self._free.pop(0) if self._free else None  # that which has been free for longest
+            # the one that is free for longest, of those that are large enough, if there is such
+            slot = next((slot for slot in self._free if slot.size >= size), self._free[0] if self._free else None)
+            if slot is not None:
+                self._free.remove(slot)
             grown = size if slot is None else max(0, size - slot.size)
             if self._size + grown > MOST:
                 self._free += [slot] if slot else []
@@ -161,8 +164,8 @@ class Slot:
 
     def __init__(self, size: int, shared: _LockedPages | None):
         self.size = size
+        self._device = xp.empty(size, np.float32)  # first: what is shared is not given back
         self.start, self.host = (shared and shared.allocate(size)) or (None, _page_locked(size))
-        self._device = xp.empty(size, np.float32)
         self.ready, self.taken = (xp.cuda.Event(block=True, disable_timing=True) for _ in range(2))
         self.free_after = self.taken  # nobody has it
 

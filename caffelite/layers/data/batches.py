@@ -194,7 +194,8 @@ def _load_elsewhere(*described_and_number) -> tuple[list[np.ndarray], None]:
 @functools.lru_cache(1)
 def _twin(folder: str, kind: type[ImageBatches], param: bytes, phase: int, seed: int, where: str) -> ImageBatches:
     """A layer that loads the same batches as the one that is described, in another process."""
-    os.chdir(folder)
+    with contextlib.suppress(OSError):  # it may have been removed since, and all paths be absolute
+        os.chdir(folder)
     param = message("LayerParameter").FromString(param)
     layer = kind(param, phase, PassState(seed), where)
     layer.setup([], [Blob() for _ in param.top])
