@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import cv2
 import numpy as np
 
 from caffelite import backend
@@ -173,7 +172,8 @@ class _Processes:
         return pending <= min(self._ahead, max(1, slots)) and self._processes.idle > 0
 
     def submit(self, item: Any) -> Future:
-        slot, future = self._reserve(), Future()
+        # small slots for items of a size that is not known would keep their share of the memory
+        slot, future = self._reserve() if self._size > 1 else None, Future()
         place = (slot.start, slot.size) if slot else (None, 0)
         answer = self._processes.submit((item, *place))
         answer.add_done_callback(functools.partial(_answered, weakref.ref(self), future, slot))
@@ -224,7 +224,6 @@ def _answered(pool: weakref.ref[_Processes], future: Future, slot: Slot | None, 
 def _load_packed(load: Load, numbers: np.ndarray, job: tuple[Any, int | None, int]):
     """In another process: an item's arrays packed where the job says, or given back if they do not fit."""
     item, start, size = job
-    cv2.setNumThreads(1)
     arrays, rest = load(item)
     arrays = [np.asarray(values, np.float32) for values in arrays]
     shapes = [values.shape for values in arrays]

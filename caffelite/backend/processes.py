@@ -31,7 +31,8 @@ import numpy as np
 from caffelite.errors import BackendError
 
 PAGE = mmap.PAGESIZE // 4  # numbers of float32
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+ONE_THREAD = dict.fromkeys(LIBRARIES, "1")
 READY = "ready"
 PACKAGE = str(Path(__file__).resolve().parents[2])  # sys.path may say it by a path from another folder
 START = (
@@ -40,8 +41,6 @@ START = (
     "from caffelite.backend.processes import serve\n"
     "serve({}, {}, {})\n"
 )
-
-
 GROUP_SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -179,12 +178,17 @@ class _Process:
         """The error that says how it has ended, as it seems to have."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
+        code = self._process.poll()
         _end(os.getpid(), [self])
-        code = self._process.returncode
-        how = f"with exit status {code}" if code is None or code >= 0 else f"by signal {-code}"
-        with contextlib.suppress(TypeError, ValueError):  # signals may have no name
-            how += f" ({signal.Signals(-code).name})"
-        how += ", as where the system has no memory left" if code == -signal.SIGKILL else ""
+        if code is None:
+            how = "the connection and not itself"
+        elif code >= 0:
+            how = f"with exit status {code}"
+        else:
+            how = f"by signal {-code}"
+            with contextlib.suppress(ValueError):  # not all have a name
+                how += f" ({signal.Signals(-code).name})"
+            how += ", as where the system has no memory left" if code == -signal.SIGKILL else ""
         return BackendError(f"process {self._process.pid}, which made batches ready, has ended {how}")
 
 
@@ -201,7 +205,7 @@ def _end(owner: int, processes: list[_Process]) -> None:
 
 @contextlib.contextmanager
 def _shared_file(size: int) -> Iterator[int]:
-    """A file of zeros in memory, without a name, open as long as wanted here. All systems but Linux: AttributeError."""
+    """A file of zeros in memory, without a name, open as long as wanted here."""
     descriptor = os.memfd_create("caffelite")
     try:
         os.ftruncate(descriptor, size)

@@ -119,7 +119,8 @@ class Staging:
                 with self._stream:
                     slot = Slot(size, self._shared)
             except BaseException:
-                self._size -= size
+                with self._lock:
+                    self._size -= size
                 raise
         return slot
 

@@ -1,4 +1,4 @@
-"""What the data layers have in common: batches in order, loaded ahead by a thread, and images stacked to batches."""
+"""What the data layers have in common: batches in order, loaded ahead, and images stacked to batches."""
 
 from __future__ import annotations
 
