@@ -34,6 +34,7 @@ CUDA_OPTIONS = ("-std=c++11", "--fmad=false")
 BLOCK, MOST_BLOCKS = 256, 1 << 20
 WARP = 32
 MOST_ELEMENTS = 2**31 - 1  # of an array: kernels count in 32 bits
+NULL = np.intp(0)  # as a GPU's kernel takes it
 NO_COMPILER = (
     "no C++ compiler found for the CPU kernels: install one (Debian/Ubuntu: apt install g++; macOS: xcode-select "
     "--install), or, without root, pip install ziglang"
@@ -180,60 +181,64 @@ class KernelFamily:
 
     def _launcher(self, name: str, signature: list[tuple[str, bool, bool, str]]):
         where = f"kernel {self.family}.{name}"
-        checks = [
-            (pointer, _POINTEES[kind] if pointer else _SCALARS[kind], const, argument)
-            for kind, pointer, const, argument in signature
-        ]
+        arrays, numbers = [], []
+        for k, (kind, pointer, const, argument) in enumerate(signature):
+            if pointer:
+                arrays.append((k, argument, _POINTEES[kind], const))
+            else:
+                numbers.append((k, argument, *_SCALARS[kind]))
 
         def launch(*arguments):
-            if len(arguments) != len(checks):
-                raise BackendError(f"{where}: expected {len(checks)} arguments, actual {len(arguments)}")
+            if len(arguments) != len(signature):
+                raise BackendError(f"{where}: expected {len(signature)} arguments, actual {len(arguments)}")
             on_device = False
-            for value, (pointer, want, const, argument) in zip(arguments, checks):
-                if not pointer:
-                    # ctypes cuts off what an integer type does not hold, numpy fractions
-                    if want[2] and not want[2][0] <= operator.index(value) <= want[2][1]:
-                        raise BackendError(f"{where}, {argument}: {value} is beyond {want[1].__name__}")
-                elif value is not None:
-                    if value.dtype != want or not value.flags.c_contiguous:
-                        raise BackendError(
-                            f"{where}, {argument}: expected a contiguous {want} array, actual {value.dtype}"
-                        )
-                    if value.size > MOST_ELEMENTS:
-                        raise BackendError(f"{where}, {argument}: {value.size} elements, at most 2^31-1 are possible")
-                    if not isinstance(value, np.ndarray):
-                        on_device = True
-                    elif not const and not value.flags.writeable:
-                        raise BackendError(f"{where}, {argument}: the array is read-only")
-            run = self._run_gpu if on_device else self._run_cpu
-            run(name, arguments, checks)
+            for k, argument, want, const in arrays:
+                value = arguments[k]
+                if value is None:
+                    continue
+                if value.dtype != want or not value.flags.c_contiguous:
+                    raise BackendError(f"{where}, {argument}: expected a contiguous {want} array, actual {value.dtype}")
+                if value.size > MOST_ELEMENTS:
+                    raise BackendError(f"{where}, {argument}: {value.size} elements, at most 2^31-1 are possible")
+                if not isinstance(value, np.ndarray):
+                    on_device = True
+                elif not const and not value.flags.writeable:
+                    raise BackendError(f"{where}, {argument}: the array is read-only")
+            raw = list(arguments)
+            for k, argument, in_c, in_numpy, limits in numbers:
+                # ctypes cuts off what an integer type does not hold, numpy fractions
+                if limits and not limits[0] <= operator.index(arguments[k]) <= limits[1]:
+                    raise BackendError(f"{where}, {argument}: {arguments[k]} is beyond {in_numpy.__name__}")
+                raw[k] = (in_numpy if on_device else in_c)(arguments[k])
+            for k, *_ in arrays:
+                if not on_device:
+                    raw[k] = ctypes.c_void_p(None if raw[k] is None else raw[k].ctypes.data)
+                elif raw[k] is None:
+                    raw[k] = NULL
+            if not on_device:
+                self._on_cpu(name)(*raw)
+            elif n := int(arguments[0]):
+                blocks = min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS)
+                self._on_gpu(name)((blocks,), (BLOCK,), tuple(raw))
 
         return launch
 
-    def _run_cpu(self, name: str, arguments, checks) -> None:
-        raw = [
-            (ctypes.c_void_p(v.ctypes.data if v is not None else None) if pointer else want[0](v))
-            for v, (pointer, want, _, _) in zip(arguments, checks)
-        ]
+    def _on_cpu(self, name: str):
+        """The C function of a kernel."""
         if not hasattr(self.library, name):
             raise BackendError(f"kernel {self.family}.{name} is for a GPU alone, and these are numpy's arrays")
-        getattr(self.library, name)(*raw)
+        return getattr(self.library, name)
 
-    def _run_gpu(self, name: str, arguments, checks) -> None:
-        n = int(arguments[0])
-        if n:
-            raw = [
-                (v if v is not None else np.intp(0)) if pointer else want[1](v)
-                for v, (pointer, want, _, _) in zip(arguments, checks)
-            ]
-            self._function(name)((min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS),), (BLOCK,), tuple(raw))
-
-    def _function(self, name: str):
+    def _on_gpu(self, name: str):
         """The CUDA function of a kernel on the current device, which CuPy would look for anew in every launch."""
-        key = name, xp.cuda.runtime.getDevice()
+        key = name, self._device()
         if key not in self._functions:
             self._functions[key] = self.module.get_function(name)
         return self._functions[key]
+
+    @functools.cached_property
+    def _device(self):
+        return xp.cuda.runtime.getDevice  # found at once: a launch should cost its host little
 
 
 _loaded: list[ctypes.CDLL] = []

@@ -19,7 +19,7 @@ from caffelite.errors import CaffeliteError, SolverError
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.proto import weights as weight_files
 from caffelite.solver import policies
-from caffelite.solver.updates import RULES, norm
+from caffelite.solver.updates import RULES, Group, grouped, norm
 
 log = logging.getLogger("caffelite")
 MAX_ITER = 2**31 - 1  # what a .solverstate can hold
@@ -66,6 +66,8 @@ class Solver:
         self.requested_early_exit = False
         self._callbacks: list[tuple] = []
         self._losses: deque[float] = deque()
+        self._multipliers: list[tuple[float, float]] = []
+        self._groups: list[Group] = []
         self._action = None
         self._snapshot_at: int | None = None
 
@@ -93,7 +95,7 @@ class Solver:
         self._losses.clear()
         self.smoothed_loss = 0.0
         while self.iter < stop:
-            self.net.clear_param_diffs()
+            self._clear_gradients()
             if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization):
                 self.test_all()
                 if self.requested_early_exit:
@@ -160,16 +162,41 @@ class Solver:
         if p.display and self.iter % p.display == 0:
             log.info("Iteration %d, lr = %g", self.iter, rate)
         scale = self._clip_scale() / p.iter_size
+        l1 = p.regularization_type == "L1"
+        for group in self._grouped():
+            decay = p.weight_decay * group.decay_mult
+            for arrays in group.arrays():
+                self.rule.update(
+                    *arrays, scale=scale, decay=decay, l1=l1, rate=rate * group.lr_mult, iteration=self.iter
+                )
+
+    def gradients(self) -> list:
+        """The diffs of all parameters that learn, as flat arrays of the current backend: on a GPU few."""
+        return [array for group in self._grouped() for array in group.gradients.arrays()]
+
+    def _clear_gradients(self) -> None:
+        """Set the diffs of all parameters to zero; on a GPU parameters are side by side in memory from here on."""
+        try:
+            for group in self._grouped():
+                for _, gradient, *_ in group.arrays():
+                    gradient[...] = 0
+        except MemoryError as e:
+            learning = sum(q.blob.count for q in self.net.learnable_params if q.lr_mult)
+            raise SolverError(
+                f"{self.file}: out of memory ({e}): {learning} weights that learn take, with gradient and history, "
+                f"{4 * learning * (2 + self.rule.histories) / 2**20:.0f} MiB; use a device with more memory, or let "
+                "fewer layers learn (lr_mult: 0 for the others)"
+            ) from e
+        for q in self.net.learnable_params:
+            if not q.lr_mult and q.blob.diff_memory.allocated:
+                q.blob.gradient[...] = 0
+
+    def _grouped(self) -> list[Group]:
         params = self.net.learnable_params
-        # the largest first: while a GPU is at work on them, the others are launched
-        for k, q in sorted(enumerate(params), key=lambda each: -each[1].blob.count):
-            # with rate 0 a weight cannot change, and a frozen layer's diff is never allocated
-            if q.lr_mult == 0:
-                continue
-            history = self.history[k :: len(params)]
-            decay = p.weight_decay * q.decay_mult
-            l1 = p.regularization_type == "L1"
-            self.rule.update(q.blob, history, scale, decay, l1, rate * q.lr_mult, self.iter)
+        multipliers = [(q.lr_mult, q.decay_mult) for q in params]
+        if multipliers != self._multipliers:  # also where someone has set one since
+            self._multipliers, self._groups = multipliers, grouped(params, self.history)
+        return self._groups
 
     def _clip_scale(self) -> float:
         limit = self.param.clip_gradients

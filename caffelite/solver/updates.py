@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
-from caffelite.blob import Blob
+from caffelite.blob import Blob, Strip
 from caffelite.errors import SolverError
+from caffelite.net_builder import Param
 
 PART = 256  # elements whose squares one thread adds up
 
@@ -25,11 +26,39 @@ def norm(blobs: Sequence[Blob]) -> float:
     return math.sqrt(float(xp.stack(totals).sum()))
 
 
-def find_bad(blobs: Sequence[Blob], answer) -> None:
-    """Make `answer`, an array of one number, NaN where a diff of these blobs is infinite or NaN."""
+def find_bad(arrays: Sequence, answer) -> None:
+    """Make `answer`, an array of one number, NaN where a number of these flat arrays is infinite or NaN."""
     part = 8  # few: a GPU's threads wait for each number of theirs
-    for blob in blobs:
-        kernels("update").find_bad(-(-blob.count // part), blob.count, part, blob.gradient.ravel(), answer)
+    for array in arrays:
+        kernels("update").find_bad(-(-array.size // part), array.size, part, array, answer)
+
+
+class Group:
+    """Parameters whose multipliers are equal, with their histories: on a GPU one launch updates all of them."""
+
+    def __init__(self, params: Sequence[Param], histories: Sequence[Sequence[Blob]]):
+        blobs = [param.blob for param in params]
+        self.lr_mult, self.decay_mult = params[0].lr_mult, params[0].decay_mult
+        self.gradients = Strip(blobs, "diff_memory")
+        self._strips = [Strip(blobs, "data_memory"), self.gradients]
+        self._strips += [Strip(history, "data_memory") for history in histories]
+
+    def arrays(self) -> Iterable[tuple]:
+        """Flat arrays that go together: weights, gradients and what the rule has of history."""
+        return zip(*[strip.arrays() for strip in self._strips])
+
+
+def grouped(params: Sequence[Param], history: Sequence[Blob]) -> list[Group]:
+    """The parameters that learn, in groups; `history` is the rule's, a blob for each parameter once or several times.
+
+    Where lr_mult is 0 a weight cannot change: it is in no group, and its gradient and history are never allocated.
+    """
+    of: dict[tuple[float, float], list[int]] = {}
+    for k, param in enumerate(params):
+        if param.lr_mult:
+            of.setdefault((param.lr_mult, param.decay_mult), []).append(k)
+    histories = [history[first : first + len(params)] for first in range(0, len(history), len(params) or 1)]
+    return [Group([params[k] for k in ks], [[each[k] for k in ks] for each in histories]) for ks in of.values()]
 
 
 class SGD:
@@ -59,21 +88,12 @@ class SGD:
         return (self.param.momentum,)
 
     def update(
-        self, blob: Blob, history: list[Blob], scale: float, decay: float, l1: bool, rate: float, iteration: int
+        self, weights, gradient, *history, scale: float, decay: float, l1: bool, rate: float, iteration: int
     ) -> None:
-        """Change one parameter from its diff. g = scale * diff + decay * (w or sign w)."""
-        arrays = [h.array.ravel() for h in history]
-        getattr(kernels("update"), self.kernel)(
-            blob.count,
-            blob.array.ravel(),
-            blob.gradient.ravel(),
-            *arrays,
-            scale,
-            decay,
-            int(l1),
-            self.rate(rate, iteration),
-            *self.constants(),
-        )
+        """Change parameters, flat arrays, from their gradient. g = scale * gradient + decay * (w or sign w)."""
+        constants = self.rate(rate, iteration), *self.constants()
+        kernel = getattr(kernels("update"), self.kernel)
+        kernel(weights.size, weights, gradient, *history, scale, decay, int(l1), *constants)
 
 
 class Nesterov(SGD):

@@ -103,7 +103,7 @@ class Watch:
         answers = xp.zeros(len(blobs) + 1, np.float32)
         for k, blob in enumerate(blobs):
             answers[k] = blob.array.reshape(()) if blob.count == 1 else blob.array.sum()
-        find_bad([p.blob for p in self.net.learnable_params if p.lr_mult and _has_diff(p.blob)], answers[-1:])
+        find_bad(self.solver.gradients(), answers[-1:])
         return to_host(answers).astype(float).tolist()
 
     def _first_blob(self) -> str:

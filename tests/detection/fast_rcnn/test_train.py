@@ -85,10 +85,10 @@ def test_the_plateau_policy_resumes_exactly_and_the_rates_that_were_used_are_log
         trainer = trainer_of(param, entries)
         updates, update = [], trainer.solver.rule.update
 
-        def noted(blob, history, scale, decay, l1, rate, iteration):
-            if blob is trainer.net.params["conv1"][0]:
+        def noted(weights, *others, rate, **more):
+            if np.shares_memory(weights, trainer.net.params["conv1"][0].data):
                 updates.append(rate)
-            update(blob, history, scale, decay, l1, rate, iteration)
+            update(weights, *others, rate=rate, **more)
 
         trainer.solver.rule.update = noted
         return trainer, updates
@@ -118,7 +118,7 @@ def test_an_error_before_the_first_iteration_is_the_one_that_is_told(tmp_path, e
     def no_room():
         raise MemoryError("no room")
 
-    monkeypatch.setattr(trainer.net, "clear_param_diffs", no_room)
+    monkeypatch.setattr(trainer.solver, "_clear_gradients", no_room)
     with pytest.raises(MemoryError, match="no room"):
         trainer.train(2)
     assert "iteration 0 failed. Nothing was learned since the start" in caplog.text
