@@ -118,7 +118,7 @@ def ceilings(sizes: Sizes) -> dict:
     return {"copy": copy, "float32": rates[False], "tf32": rates[True]}
 
 
-def layer_of(text: str, *bottoms: np.ndarray):
+def layer_of(text: str, *bottoms: np.ndarray, phase: int = caffe.TRAIN):
     """A layer on its own: (layer, bottoms, tops)."""
     param = proto.parse_text(f"layer {{ {text} }}", "NetParameter", "benchmark").layer[0]
     bottom, top = [], [Blob()]
@@ -126,7 +126,7 @@ def layer_of(text: str, *bottoms: np.ndarray):
         blob = Blob(*values.shape)
         blob.data[...] = values
         bottom.append(blob)
-    layer = layer_class(param.type)(param, caffe.TRAIN)
+    layer = layer_class(param.type)(param, phase)
     layer.setup(bottom, top)
     layer.reshape(bottom, top)
     return layer, bottom, top
@@ -138,11 +138,11 @@ def layers(sizes: Sizes) -> list[tuple[str, float, int]]:
     h, w = sizes.height, sizes.width
     rows = []
 
-    def add(name: str, text: str, *bottoms: np.ndarray, backward: bool = True) -> None:
-        layer, bottom, top = layer_of(text, *bottoms)
+    def add(name: str, text: str, *bottoms: np.ndarray, phase: int = caffe.TRAIN) -> None:
+        layer, bottom, top = layer_of(text, *bottoms, phase=phase)
         x, y = bottom[0].count, top[0].count
         rows.append((f"{name} forward", seconds(lambda: layer.forward(bottom, top), 5, sizes.rounds), 4 * (x + y)))
-        if backward:
+        if phase == caffe.TRAIN:
             top[0].diff[...] = rng.standard_normal(top[0].shape, np.float32)
             down = [True] + [False] * (len(bottom) - 1)
             run = lambda: layer.backward(top, down, bottom)  # noqa: E731
@@ -156,7 +156,9 @@ def layers(sizes: Sizes) -> list[tuple[str, float, int]]:
     add("LRN 96 channels, 16 images", 'type: "LRN"', maps(16, 96, h // 4, w // 4))
     add("ReLU 64 channels", 'type: "ReLU"', maps(1, 64, h, w))
     add("RoI pooling 128 RoIs", roi, maps(2, 512, h // 16, w // 16), fast_rcnn.rois(2, 64, rng))
-    add(f"RoI pooling {sizes.rois} RoIs", roi, maps(1, 512, h // 16, w // 16), fast_rcnn.rois(1, sizes.rois, rng))
+    many = maps(1, 512, h // 16, w // 16), fast_rcnn.rois(1, sizes.rois, rng)
+    add(f"RoI pooling {sizes.rois} RoIs, in a test", roi, *many, phase=caffe.TEST)
+    add(f"RoI pooling {sizes.rois} RoIs", roi, *many)
     n = sizes.weights
     weights, gradient, history = xp.ones(n, np.float32), xp.ones(n, np.float32), xp.zeros(n, np.float32)
     update = lambda: kernels("update").sgd(n, weights, gradient, history, 1.0, 5e-4, 0, 1e-3, 0.9)  # noqa: E731

@@ -9,6 +9,7 @@ from caffelite.backend import random
 from caffelite.blob import Blob
 from caffelite.errors import LayerError, NetError
 
+TRAIN, TEST = 0, 1  # phases
 _registry: dict[str, type[Layer]] = {}
 ABSENT = {
     "WindowData": "the windows that R-CNN cuts from images are not read here; Fast R-CNN's RoIDataLayer reads RoIs",
@@ -84,7 +85,8 @@ class Layer:
     Subclass it for a layer of your own; a prototxt names it by `type: "Python"` with module and layer, or by the type
     under which it was registered. Class attributes state how many bottoms and tops it takes; `check_counts` holds a
     net to them. `backward` must overwrite the gradient of each bottom i with propagate_down[i], and add to the
-    gradients of `self.blobs` for which `self.param_propagate_down` is true.
+    gradients of `self.blobs` for which `self.param_propagate_down` is true. A `forward` with a third parameter named
+    `slope` (default None) gets there, on a GPU, the negative slope of a ReLU that follows in place, and does it, too.
     """
 
     exact_bottoms: int | None = None

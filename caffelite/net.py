@@ -16,15 +16,14 @@ from collections.abc import Iterable
 import numpy as np
 
 import caffelite.layers  # noqa: F401  (registers every layer type)
-from caffelite import graph, proto
+from caffelite import backend, graph, proto
 from caffelite.backend import random, xp
 from caffelite.errors import NetError
-from caffelite.layer import Layer, PassState
+from caffelite.layer import TEST, TRAIN, Layer, PassState
 from caffelite.net_builder import Builder, Param, named
 from caffelite.net_weights import LoadReport, copy_weights, share_weights, weight_entries
 from caffelite.proto import weights as weight_files
 
-TRAIN, TEST = 0, 1
 log = logging.getLogger("caffelite")
 
 
@@ -130,13 +129,19 @@ class Net:
         """As `_forward`, but on a GPU nothing waits: the objective is an array of one number that it has still to
         compute."""
         last, terms = len(self.layers) - 1 if last is None else last, []
+        watched = self.debug_info or self._hooks["before_forward"] or self._hooks["after_forward"]
+        at_once, done = backend.on_gpu() and not watched, None  # done: a ReLU that the layer before it did
         for i in range(first, last + 1):
             layer, bottom, top = self.layers[i], self.bottom_blobs[i], self.top_blobs[i]
             for hook in self._hooks["before_forward"]:
                 hook(i)
             with named(layer):
                 layer.reshape(bottom, top)
-                layer.forward(bottom, top)
+                if at_once and self._rectified[i] and i < last:
+                    done = i + 1
+                    layer.forward(bottom, top, slope=self.layers[done].negative_slope)
+                elif i != done:
+                    layer.forward(bottom, top)
             for blob, weight in zip(top, layer.loss_weights):
                 if weight:
                     weights = blob.read_diff()

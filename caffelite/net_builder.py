@@ -6,6 +6,7 @@ Source: Net::Init of net.cpp of Caffe, in its order.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from caffelite import proto
 from caffelite.blob import Blob
 from caffelite.errors import CaffeliteError, NetError
 from caffelite.layer import Layer, layer_class
+from caffelite.layers.activation import ReLU
 
 GPU_LIBRARIES = ("cupy", "cupy_backends")  # whose exceptions are of the driver, of CUDA or of its libraries
 SMALLER = "use smaller images, fewer RoIs or a smaller batch"
@@ -56,6 +58,7 @@ class Builder:
         if self.definition.force_backward:
             self.force_backward()
         net.outputs = sorted(self.available)
+        net._rectified = [self.rectified(i) for i in range(len(net.layers))]
         for param in net.param_list:
             if param.owner >= 0:
                 param.blob.share_data(net.param_list[param.owner].blob)
@@ -108,6 +111,17 @@ class Builder:
         if need_backward:
             for t in tops:
                 self.blob_need_backward[t] = True
+
+    def rectified(self, i: int) -> bool:
+        """Whether the layer behind layer i is a ReLU in its place that layer i can do at the same time."""
+        layers, tops = self.net.layers, self.net._tops
+        return (
+            i + 1 < len(layers)
+            and type(layers[i + 1]).forward is ReLU.forward
+            and len(tops[i]) == 1
+            and tops[i] == self.net._bottoms[i + 1] == tops[i + 1]
+            and "slope" in inspect.signature(layers[i].forward).parameters
+        )
 
     def take_bottom(self, layer: Layer, name: str) -> int:
         if name not in self.available:

@@ -10,12 +10,13 @@ import numpy as np
 from caffelite import backend
 from caffelite.backend import xp
 from caffelite.backend.gemm import gemm
-from caffelite.backend.kernels import kernels
+from caffelite.backend.kernels import kernels, warps
 
 AXES = 3
 # with less than this, bringing kernels and tiles to their points costs more than the products that it saves
 WORTH_CHANNELS = 16
 WORTH_PIXELS = 200
+PART = 512  # elements of a plane that a warp finishes
 
 
 class Convolution:
@@ -62,10 +63,14 @@ class Convolution:
             )
         return (x_shape[0], w_shape[0], *spatial)
 
-    def forward(self, x, w, bias, y) -> None:
-        """y = x * w + bias; `bias` may be None."""
+    def forward(self, x, w, bias, y, slope: float | None = None) -> None:
+        """y = x * w + bias, then the ReLU of that negative slope; `bias` and `slope` may be None."""
         self._check(x, w, y)
-        implementation(self, x, w).forward(self, x, w, bias, y)
+        if isinstance(x, np.ndarray):
+            implementation(self, x, w).forward(self, x, w, bias, y)
+            finish(y, None, slope)
+        else:
+            implementation(self, x, w).forward(self, x, w, bias, y, slope)
 
     def backward_data(self, dy, w, dx) -> None:
         """dx = the gradient to x of sum(dy * y); the forward pass of a deconvolution."""
@@ -180,15 +185,14 @@ class Im2col:
     """Columns written out, image by image, and a matrix product for each group: any machine, up to three axes."""
 
     @staticmethod
-    def forward(convolution: Convolution, x, w, bias, y) -> None:
+    def forward(convolution: Convolution, x, w, bias, y, slope: float | None = None) -> None:
         columns, arguments = _columns(convolution, x, w, y)
         kernel, groups = w.reshape(convolution.groups, -1, columns.shape[1]), range(convolution.groups)
         for image, out in zip(x, y.reshape(len(y), *kernel.shape[:2], columns.shape[2])):
             kernels("im2col").im2col(columns.size, image, columns, *arguments)
             for group in groups:
                 gemm(kernel[group], columns[group], out[group])
-        if bias is not None:
-            y += bias.reshape(-1, *(1,) * (y.ndim - 2))
+        finish(y, bias, slope)
 
     @staticmethod
     def backward_data(convolution: Convolution, dy, w, dx) -> None:
@@ -216,6 +220,19 @@ class Im2col:
     def workspace(convolution: Convolution, x_shape, w_shape, backward: bool) -> int:
         pixels = math.prod(convolution.output_shape(x_shape, w_shape)[2:])
         return 4 * convolution.groups * math.prod(w_shape[1:]) * pixels
+
+
+def finish(y, bias, slope: float | None) -> None:
+    """y += bias, then the ReLU of that negative slope, in one pass over y (N, O, *spatial); both may be None."""
+    if bias is not None or slope is not None:
+        planes, size = math.prod(y.shape[:2]), math.prod(y.shape[2:])
+        threads = warps(planes * -(-size // PART))
+        kernels("activation").finish(threads, planes, y.shape[1], size, PART, bias, *rectified(slope), y)
+
+
+def rectified(slope: float | None) -> tuple[int, float]:
+    """Whether a ReLU follows, and its negative slope, as kernels take it."""
+    return int(slope is not None), slope or 0.0
 
 
 def _geometry(convolution: Convolution, x, w, y) -> np.ndarray:

@@ -77,7 +77,6 @@ FUNCTIONS = {
     "cudnnConvolutionBackwardData": _product,
     "cudnnConvolutionBackwardFilter": _product,
     "cudnnConvolutionBackwardBias": [c_void_p] * 7,
-    "cudnnAddTensor": [c_void_p] * 7,
 }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from caffelite import backend
 from caffelite.backend import cudnn, xp
-from caffelite.backend.convolution import Convolution, Im2col, lift
+from caffelite.backend.convolution import Convolution, Im2col, finish, lift
 from caffelite.backend.gemm import ONE, ZERO
 from caffelite.backend.kernels import MOST_ELEMENTS
 from caffelite.errors import BackendError
@@ -35,14 +35,12 @@ class Cudnn:
     """The way of a GPU: what cuDNN cannot do goes through Im2col."""
 
     @staticmethod
-    def forward(convolution: Convolution, x, w, bias, y) -> None:
+    def forward(convolution: Convolution, x, w, bias, y, slope: float | None = None) -> None:
         if not y.size:
             return
-        plan = _plan(convolution, x, w, y)
-        if not plan.run(FORWARD, x, w, y, ZERO):
+        if not _plan(convolution, x, w, y).run(FORWARD, x, w, y, ZERO):
             Im2col.forward(convolution, x, w, None, y)
-        if bias is not None:
-            plan.add_bias(bias, y)
+        finish(y, bias, slope)
 
     @staticmethod
     def backward_data(convolution: Convolution, dy, w, dx) -> None:
@@ -135,7 +133,6 @@ class Plan:
             cudnn.FLOAT,
         )
         library.cudnnSetConvolutionGroupCount(self.convolution.value, groups)
-        self.bias = _tensor(context, (1, y_shape[1], *(1,) * len(pad)))
         self.rounded: Plan | None = None  # the plan for a rounder shape, whose heuristics are taken for this one
         self.rankings: dict[tuple, list[tuple[int, int]]] = {}
         self.algorithms: dict[tuple, Candidates] = {}
@@ -209,12 +206,6 @@ class Plan:
                 self.algorithms[key] = Candidates(self, kind, self._ranked(kind, tf32, None))
             first.append(self.algorithms[key].first)
         return max((algorithm.workspace for algorithm in first if algorithm), default=0)
-
-    def add_bias(self, bias, y) -> None:
-        """y += bias, one number per channel."""
-        self.library.cudnnAddTensor(
-            self.context.handle(), ONE, self.bias.value, bias.data.ptr, ONE, self.y.value, y.data.ptr
-        )
 
     def _order(self, kind: str) -> tuple[c_void_p, c_void_p, c_void_p]:
         """The descriptors of a product's two factors and of its result."""

@@ -54,13 +54,13 @@ class GpuWinograd:
     """Kernels of 3 x 3 or 5 x 5 with stride 1, in float32."""
 
     @staticmethod
-    def forward(convolution: ways.Convolution, x, w, bias, y) -> None:
-        if not _run(_tiles(convolution, x.shape, w.shape, False, _device()), x, w, bias, y):
-            ways.gpu_implementation().forward(convolution, x, w, bias, y)
+    def forward(convolution: ways.Convolution, x, w, bias, y, slope: float | None = None) -> None:
+        if not _run(_tiles(convolution, x.shape, w.shape, False, _device()), x, w, bias, y, slope):
+            ways.gpu_implementation().forward(convolution, x, w, bias, y, slope)
 
     @staticmethod
     def backward_data(convolution: ways.Convolution, dy, w, dx) -> None:
-        if not _run(_tiles(convolution, dx.shape, w.shape, True, _device()), dy, w, None, dx):
+        if not _run(_tiles(convolution, dx.shape, w.shape, True, _device()), dy, w, None, dx, None):
             ways.gpu_implementation().backward_data(convolution, dy, w, dx)
 
     @staticmethod
@@ -104,8 +104,8 @@ def _device() -> int | None:
     return xp.cuda.runtime.getDevice() if backend.on_gpu() else None
 
 
-def _run(tiles: Tiles, x, w, bias, y) -> bool:
-    """y = x * w + bias, or the gradient; False where there is no memory for it."""
+def _run(tiles: Tiles, x, w, bias, y, slope: float | None) -> bool:
+    """y = x * w + bias and the ReLU that follows, or the gradient; False where there is no memory for it."""
     kernel, groups, side = kernels("winograd_tiles"), tiles.groups, tiles.side
     at_points, of_image, to_output = (getattr(kernel, f"{name}_{side}") for name in ("weights", "image", "output"))
     (channels, *source), (outputs, *target) = tiles.source, tiles.target
@@ -119,7 +119,8 @@ def _run(tiles: Tiles, x, w, bias, y) -> bool:
             of_image(channels * count, some, channels, *source, *tiles.pad, tiles.down, tiles.across, count, v)
             m = xp.empty((PAIRS * groups, outputs // groups, count), np.float32)
             gemm_batch(u, v, m)
-            to_output(outputs * count, m, bias, outputs, *target, tiles.down, tiles.across, count, into)
+            last = bias, *ways.rectified(slope), outputs, *target, tiles.down, tiles.across, count, into
+            to_output(outputs * count, m, *last)
             del v, m  # their memory is for the next images
     except MemoryError:
         log.warning(

@@ -1,8 +1,6 @@
 /* Activations that almost every net runs on large blobs, and the mask of Dropout.  x and y (dy and dx) may be the same
    memory.  Source: relu_layer.cpp, dropout_layer.cpp; ReLU6 as in the MobileNet forks. */
-
-/* the 0 makes +0 of the -0 that a slope of 0 gives */
-DEVICE float relu(const float x, const float negative_slope) { return x > 0.0f ? x : 0.0f + negative_slope * x; }
+#include "relu.h"
 
 /* n: elements, in fours; a GPU thread has four loads under way at once */
 KERNEL(relu_forward)(const int n, const int count, const float* x, const float negative_slope, float* y) {
@@ -20,6 +18,32 @@ KERNEL(relu_forward)(const int n, const int count, const float* x, const float n
 
 KERNEL(relu_backward)(const int n, const float* x, const float* dy, const float negative_slope, float* dx) {
   KERNEL_LOOP(i, n) dx[i] = dy[i] * (x[i] > 0.0f ? 1.0f : negative_slope);
+}
+
+/* The last step of a convolution: y += bias, which may be null, then the ReLU that follows, if `rectified`.  y: `planes`
+   runs of `size` elements, plane p of channel p % channels.  n: 32 for every `part` elements of a plane. */
+KERNEL(finish)(const int n, const int planes, const int channels, const int size, const int part, const float* bias,
+               const int rectified, const float negative_slope, float* y) {
+#ifdef __CUDACC__
+  const int parts = (size + part - 1) / part;
+  WARP_LOOP(w, lane, planes * parts) {
+    const int p = w / parts, start = w % parts * part, count = min(part, size - start);
+    const float shift = bias ? bias[p % channels] : 0.0f;
+    float *to = y + p * size + start, values[4];
+    for (int k = lane; k < count; k += 4 * WARP) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) values[j] = k + j * WARP < count ? to[k + j * WARP] : 0.0f;
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        if (k + j * WARP < count) to[k + j * WARP] = output(values[j] + shift, rectified, negative_slope);
+    }
+  }
+#else
+  KERNEL_LOOP(p, planes) {
+    const float shift = bias ? bias[p % channels] : 0.0f;
+    for (int k = p * size; k < (p + 1) * size; ++k) y[k] = output(y[k] + shift, rectified, negative_slope);
+  }
+#endif
 }
 
 KERNEL(relu6_forward)(const int n, const float* x, float* y) {

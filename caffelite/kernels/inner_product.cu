@@ -1,7 +1,12 @@
 /* The bias of InnerProduct and Embed: y and dy are `rows` rows of `channels` numbers.  Source: inner_product_layer.cpp. */
+#include "relu.h"
 
-KERNEL(bias_rows)(const int n, const int rows, const int channels, const float* bias, float* y) {
-  PLANE_LOOP(r, c, rows, channels) y[r * channels + c] += bias[c];
+/* and the ReLU that follows, if `rectified` */
+KERNEL(bias_rows)(const int n, const int rows, const int channels, const float* bias, const int rectified,
+                  const float negative_slope, float* y) {
+  PLANE_LOOP(r, c, rows, channels) {
+    y[r * channels + c] = output(y[r * channels + c] + bias[c], rectified, negative_slope);
+  }
 }
 
 /* db[c] += the sum of column c, from the first row to the last; n: columns, or blocks of COLUMNS of them on a CPU */

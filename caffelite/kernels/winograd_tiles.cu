@@ -3,6 +3,7 @@
    M + R = 7, are a tile; a tile of the image and the kernel are taken at 6 x 6 pairs of points, for each pair one matrix
    product sums over the channels, and the sums are brought back to outputs.  winograd.cc is
    the same for a CPU, in vectors and with products of its own. */
+#include "relu.h"
 #include "winograd_points.h"
 
 /* w: (outputs, channels, R, R), each number of a group; u: (PAIRS, outputs, channels), or turned for a backward pass:
@@ -64,10 +65,12 @@ DEVICE void tiles_at_points(const int n, const float* x, const int channels, con
   }
 }
 
-/* m: (PAIRS, outputs, tiles of all images); y: (images, outputs, height, width); n: outputs * tiles; bias may be null */
+/* m: (PAIRS, outputs, tiles of all images); y: (images, outputs, height, width); n: outputs * tiles; bias may be null;
+   the ReLU that follows is done at once if `rectified` */
 template <int M>
-DEVICE void tiles_of_outputs(const int n, const float* m, const float* bias, const int outputs, const int height,
-                             const int width, const int down, const int across, const int tiles, float* y) {
+DEVICE void tiles_of_outputs(const int n, const float* m, const float* bias, const int rectified, const float slope,
+                             const int outputs, const int height, const int width, const int down, const int across,
+                             const int tiles, float* y) {
   KERNEL_LOOP(i, n) {
     const int o = i / tiles, tile = i % tiles, image = tile / (down * across), at = tile % (down * across);
     const int top = at / across * M, left = at % across * M;
@@ -87,7 +90,8 @@ DEVICE void tiles_of_outputs(const int n, const float* m, const float* bias, con
       collect<M>(half[row], t);
 #pragma unroll
       for (int col = 0; col < M; ++col)
-        if (top + row < height && left + col < width) plane[(top + row) * width + left + col] = t[col] + shift;
+        if (top + row < height && left + col < width)
+          plane[(top + row) * width + left + col] = output(t[col] + shift, rectified, slope);
     }
   }
 }
@@ -110,12 +114,14 @@ KERNEL(image_5)(const int n, const float* x, const int channels, const int heigh
   tiles_at_points<2>(n, x, channels, height, width, pad_h, pad_w, down, across, tiles, v);
 }
 
-KERNEL(output_3)(const int n, const float* m, const float* bias, const int outputs, const int height, const int width,
-                 const int down, const int across, const int tiles, float* y) {
-  tiles_of_outputs<4>(n, m, bias, outputs, height, width, down, across, tiles, y);
+KERNEL(output_3)(const int n, const float* m, const float* bias, const int rectified, const float slope,
+                 const int outputs, const int height, const int width, const int down, const int across,
+                 const int tiles, float* y) {
+  tiles_of_outputs<4>(n, m, bias, rectified, slope, outputs, height, width, down, across, tiles, y);
 }
 
-KERNEL(output_5)(const int n, const float* m, const float* bias, const int outputs, const int height, const int width,
-                 const int down, const int across, const int tiles, float* y) {
-  tiles_of_outputs<2>(n, m, bias, outputs, height, width, down, across, tiles, y);
+KERNEL(output_5)(const int n, const float* m, const float* bias, const int rectified, const float slope,
+                 const int outputs, const int height, const int width, const int down, const int across,
+                 const int tiles, float* y) {
+  tiles_of_outputs<2>(n, m, bias, rectified, slope, outputs, height, width, down, across, tiles, y);
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from caffelite.backend import convolution, xp
+from caffelite.backend import convolution
 from caffelite.blob import Blob
 from caffelite.layer import Layer, register
 from caffelite.layers.windows import check_reach
@@ -130,14 +130,14 @@ class BaseConvolution(Layer):
         """A view of the weights or their gradient with at least one spatial axis."""
         return array if self.axes else array.reshape(*array.shape, 1)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: list[Blob], top: list[Blob], slope: float | None = None) -> None:
         weights = self.weights(self.blobs[0].array)
         bias = self.blobs[1].array if len(self.blobs) > 1 else None
         for i, (source, target) in enumerate(zip(bottom, top)):
             x = self.images(source.array)
             if source is target:
                 x = self.inputs[i] = x.copy()
-            self.convolve(x, weights, bias, self.images(target.array))
+            self.convolve(x, weights, bias, self.images(target.array), slope)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         weights = self.weights(self.blobs[0].array)
@@ -170,8 +170,8 @@ class Convolution(BaseConvolution):
     def output_size(self, size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
         return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
 
-    def convolve(self, x, weights, bias, y) -> None:
-        self.engine.forward(x, weights, bias, y)
+    def convolve(self, x, weights, bias, y, slope: float | None) -> None:
+        self.engine.forward(x, weights, bias, y, slope)
 
     def convolve_back(self, dy, weights, dx) -> None:
         self.engine.backward_data(dy, weights, dx)
@@ -215,10 +215,9 @@ class Deconvolution(BaseConvolution):
     def workspace(self, bottom: Blob, top: Blob, backward: bool) -> int:
         return super().workspace(top, bottom, True)
 
-    def convolve(self, x, weights, bias, y) -> None:
+    def convolve(self, x, weights, bias, y, slope: float | None) -> None:
         self.engine.backward_data(x, weights, y)
-        if bias is not None:
-            xp.add(y, bias.reshape(-1, *(1,) * (y.ndim - 2)), out=y)
+        convolution.finish(y, bias, slope)
 
     def convolve_back(self, dy, weights, dx) -> None:
         self.engine.forward(dy, weights, None, dx)

@@ -7,10 +7,8 @@ import numpy as np
 from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.backend.random import stream_key
-from caffelite.layer import register
+from caffelite.layer import TRAIN, register
 from caffelite.layers.activation import Activation
-
-TRAIN = 0
 
 
 @register("Dropout")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from caffelite.backend.convolution import finish, rectified
 from caffelite.backend.gemm import gemm
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
@@ -41,11 +42,13 @@ class InnerProduct(Layer):
         self.rows = bottom[0].count_from(0, axis)
         top[0].reshape(*bottom[0].shape[:axis], self.num_output)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def forward(self, bottom: list[Blob], top: list[Blob], slope: float | None = None) -> None:
         x, y = bottom[0].array.reshape(self.rows, self.length), top[0].array.reshape(self.rows, self.num_output)
         gemm(x, self.blobs[0].array, y, transpose_b=not self.transpose)
         if len(self.blobs) > 1:
-            kernels("inner_product").bias_rows(y.size, *y.shape, self.blobs[1].array, y)
+            kernels("inner_product").bias_rows(y.size, *y.shape, self.blobs[1].array, *rectified(slope), y)
+        else:
+            finish(y, None, slope)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         dy = top[0].gradient.reshape(self.rows, self.num_output)

@@ -7,11 +7,10 @@ import numpy as np
 from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
-from caffelite.layer import Layer, register
+from caffelite.layer import TEST, Layer, register
 from caffelite.proto import message
 
 LRNParameter = message("LRNParameter")
-TEST = 1
 SEGMENT = 256  # elements that one thread adds up
 
 

@@ -9,12 +9,11 @@ import numpy as np
 from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
-from caffelite.layer import Layer, register
+from caffelite.layer import TRAIN, Layer, register
 from caffelite.layers.windows import check_reach
 from caffelite.proto import message
 
 PoolingParameter = message("PoolingParameter")
-TRAIN = 0
 MAX_LEVELS = 15  # of a pyramid: one more has over 2^31 bins
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffelite.backend import xp
+from caffelite.backend import on_gpu, xp
 from caffelite.backend.kernels import kernels, warps
 from caffelite.blob import Blob
-from caffelite.layer import Layer, register
+from caffelite.layer import TEST, Layer, register
 from caffelite.layers.pooling import fitting
 
-BIN = 8  # numbers per bin in kernels/roi_pooling.cu
+# in kernels/roi_pooling.cu: numbers per bin; channels that roi_maxima pools together, and bins in a row that it can do
+BIN, BESIDE, ACROSS = 8, 4, 8
 
 
 @register("ROIPooling")
@@ -66,10 +67,12 @@ class ROIPooling(Layer):
     def pool(self, bottom: list[Blob], y, argmax) -> None:
         """The maxima of all bins, and where they are; `argmax` may be None."""
         x, rois = bottom[0].array, bottom[1].read_array()
-        size = self.pooled[0] * self.pooled[1]
-        kernels("roi_pooling").roi_pool_forward(
-            y.size, x, rois, self.bins, len(y), *x.shape, size, y, argmax
-        )  # fmt: skip
+        groups, size = -(-x.shape[1] // BESIDE), self.pooled[0] * self.pooled[1]
+        if on_gpu() and self.phase == TEST and argmax is None and self.pooled[1] <= ACROSS:
+            work = warps(groups * len(y))
+            kernels("roi_pooling").roi_maxima(work, x, rois, self.bins, len(y), *x.shape[1:], *self.pooled, y)
+        else:
+            kernels("roi_pooling").roi_pool_forward(y.size, x, rois, self.bins, len(y), *x.shape, size, y, argmax)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if propagate_down[1]:

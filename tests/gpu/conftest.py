@@ -1,11 +1,13 @@
 """What runs on a GPU (or, to test these tests, on an emulated one, tests/stand_in): skipped where there is none."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from caffelite import backend
+from caffelite.backend.kernels import KernelFamily
 from caffelite.errors import BackendError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,15 @@ def gpu():
     backend.allow_tf32(False)
     backend.set_deterministic(True)
     backend.set_mode_cpu()
+
+
+@pytest.fixture
+def launches(monkeypatch) -> Counter:
+    """How often each kernel has been launched on the GPU, by name."""
+    count = Counter()
+    launcher = KernelFamily._on_gpu
+    monkeypatch.setattr(KernelFamily, "_on_gpu", lambda self, name: (count.update([name]), launcher(self, name))[1])
+    return count
 
 
 @pytest.fixture

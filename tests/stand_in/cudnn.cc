@@ -315,13 +315,4 @@ cudnnStatus_t cudnnConvolutionBackwardBias(cudnnHandle_t, const void* alpha, con
   for (long long i = 0; i < Y.count(); ++i) ((float*)b)[i / plane % Y(1)] += ((const float*)y)[i];
   return OK;
 }
-cudnnStatus_t cudnnAddTensor(cudnnHandle_t, const void* alpha, const cudnnTensorDescriptor_t bd, const void* b,
-                             const void* beta, const cudnnTensorDescriptor_t yd, void* y) {
-  note("add bias");
-  const Shape &Y = *(const Shape*)yd, &B = *(const Shape*)bd;
-  if (*(const float*)alpha != 1 || *(const float*)beta != 1 || B.count() != Y(1)) return (cudnnStatus_t)BAD;
-  const long long plane = Y.count() / Y(0) / Y(1);
-  for (long long i = 0; i < Y.count(); ++i) ((float*)y)[i] += ((const float*)b)[i / plane % Y(1)];
-  return OK;
-}
 }

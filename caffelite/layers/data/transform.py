@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from caffelite.errors import CaffeliteError, FileFormatError
+from caffelite.layer import TRAIN
 from caffelite.layers.data import augment
 from caffelite.proto.weights import read_blobproto
-
-TRAIN = 0
 
 
 class Transform:

@@ -72,7 +72,6 @@ def test_heuristics_choose_exact_deterministic_algorithms(cudnn_notes, stand_in_
         # asked for the workspace of 5 (too much) and 4 (refused); 3 is refused when run
         "forward algorithm=3 math=3 workspace=64 beta=0",
         "forward algorithm=1 math=3 workspace=256 beta=0",
-        "add bias",
         *["heuristics data math=3"] * 2,
         # 3 is an FFT, which comes last
         "data algorithm=1 math=3 workspace=256 beta=0",
@@ -89,7 +88,6 @@ def test_a_plan_is_made_once_per_shape(cudnn_notes, stand_in_gpu):  # noqa: F811
     on_both("3x3", stand_in_gpu)
     assert cudnn_notes() == [
         "forward algorithm=1 math=3 workspace=256 beta=0",
-        "add bias",
         "data algorithm=1 math=3 workspace=256 beta=0",
         "filter algorithm=1 math=3 workspace=256 beta=1",
         "bias gradient beta=1",

@@ -1,0 +1,90 @@
+"""On a GPU a layer does the ReLU that follows it in place: the same bits, and nobody who looks between is deceived."""
+
+import numpy as np
+import pytest
+
+import caffelite as caffe
+from caffelite import proto
+from caffelite.layers.convolution import Convolution
+
+DATA = """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 32 dim: 20 dim: 40 } } }
+force_backward: true """
+FILLED = 'weight_filler { type: "gaussian" std: 0.1 } bias_filler { type: "gaussian" std: 1 }'
+LAYERS = {
+    "minimal filtering": f'"Convolution" convolution_param {{ num_output: 32 kernel_size: 3 pad: 1 {FILLED} }}',
+    "5 x 5": f'"Convolution" convolution_param {{ num_output: 32 kernel_size: 5 pad: 2 {FILLED} }}',
+    "strided": f'"Convolution" convolution_param {{ num_output: 6 kernel_size: 3 stride: 2 group: 2 {FILLED} }}',
+    "no bias": '"Convolution" convolution_param { num_output: 7 kernel_size: 1 bias_term: false '
+    'weight_filler { type: "xavier" } }',
+    "depthwise": f'"DepthwiseConvolution" convolution_param {{ num_output: 32 kernel_size: 3 {FILLED} }}',
+    "deconvolution": f'"Deconvolution" convolution_param {{ num_output: 5 kernel_size: 2 stride: 2 {FILLED} }}',
+    "inner product": f'"InnerProduct" inner_product_param {{ num_output: 50 {FILLED} }}',
+    "inner product, no bias": '"InnerProduct" inner_product_param { num_output: 50 bias_term: false '
+    'weight_filler { type: "xavier" } }',
+}
+
+
+def net_of(layer: str, relu: str = 'bottom: "y" top: "y"'):
+    text = f'{DATA} layer {{ name: "y" bottom: "x" top: "y" type: {layer} }} layer {{ name: "relu" type: "ReLU" '
+    net = caffe.Net(proto.parse_text(f"{text} {relu} }}", "NetParameter", "net"), caffe.TRAIN, seed=3)
+    net.blobs["x"].data[...] = np.random.default_rng(1).standard_normal(net.blobs["x"].shape)
+    return net
+
+
+def passes(net) -> list[np.ndarray]:
+    """What both passes give: the output, and gradients to the input and the parameters."""
+    top = net.outputs[0]
+    net.forward()
+    values = net.blobs[top].data.copy()
+    net.clear_param_diffs()
+    net.backward(**{top: np.random.default_rng(2).standard_normal(values.shape)})
+    return [values, net.blobs["x"].diff.copy(), *[blob.diff.copy() for blob in net.params["y"]]]
+
+
+@pytest.mark.parametrize("slope", [0, 0.1])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_same_bits_in_one_step_and_in_two(name, slope, launches):
+    relu = f'bottom: "y" top: "y" relu_param {{ negative_slope: {slope} }}'
+    net = net_of(LAYERS[name], relu)
+    at_once = passes(net)
+    assert launches["relu_forward"] == 0
+    net.after_forward(lambda i: None)  # who could look at what is between
+    for actual, expected in zip(at_once, passes(net), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+        assert np.signbit(actual).tobytes() == np.signbit(expected).tobytes()
+    assert launches["relu_forward"] == 1
+    assert (at_once[0] < 0).any() == bool(slope) and (at_once[0] > 0).any()
+    net.forward(end="y")
+    between = net.blobs["y"].data.copy()
+    assert (between < 0).any()
+    net.forward(start="relu")
+    np.testing.assert_array_equal(net.blobs["y"].data, at_once[0])
+    net.debug_info = True
+    np.testing.assert_array_equal(net.forward()["y"], at_once[0])
+    assert launches["relu_forward"] == 3
+
+
+def test_a_pass_that_ends_before_the_relu_does_without_it():
+    net = net_of(LAYERS["strided"])
+    net.forward(end="y")
+    assert (net.blobs["y"].data < 0).any()
+    net.forward()
+    assert (net.blobs["y"].data >= 0).all()
+
+
+def test_a_relu_that_is_not_in_place_leaves_its_bottom(launches):
+    net = net_of(LAYERS["inner product"], 'bottom: "y" top: "z"')
+    net.forward()
+    assert (net.blobs["y"].data < 0).any() and launches["relu_forward"] == 1
+
+
+def test_a_layer_of_the_users_own_does_what_it_did(launches):
+    class Own(Convolution):
+        def forward(self, bottom, top):
+            super().forward(bottom, top)
+            top[0].array[...] -= 1
+
+    caffe.register("OwnConvolution")(Own)
+    net = net_of(LAYERS["strided"].replace('"Convolution"', '"OwnConvolution"'))
+    net.forward()
+    assert launches["relu_forward"] == 1 and (net.blobs["y"].data >= 0).all()
