@@ -76,3 +76,96 @@ KERNEL(lrn_backward_windows)(const int n, const int planes, const float* x, cons
     for (int i = 0; i < count; ++i) dx[at + i] -= two_alpha_beta * x[at + i] * sums[i];
   }
 }
+
+#ifdef __CUDACC__
+/* On a GPU, across channels, for windows of 3 or 5: a thread walks along `SPAN` channels of a pixel with the window's
+   numbers in registers, so that each is read once.  Sums add up in the same order as above: the same bits. */
+#define SPAN 32
+
+/* the numbers move on by one, and the next comes in */
+template <int COUNT>
+DEVICE void shift(float (&window)[COUNT], const float next) {
+#pragma unroll
+  for (int j = 0; j + 1 < COUNT; ++j) window[j] = window[j + 1];
+  window[COUNT - 1] = next;
+}
+
+template <bool SQUARED, int COUNT>
+DEVICE float sum_of(const float (&window)[COUNT]) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int j = 0; j < COUNT; ++j) sum += SQUARED ? window[j] * window[j] : window[j];
+  return sum;
+}
+
+/* of channel c, 0 where there is no such; read a channel ahead of the sums, which so wait less */
+DEVICE float number(const float* x, const int c, const int channels, const int area) {
+  return c >= 0 && c < channels ? x[c * area] : 0.0f;
+}
+
+/* x, y: one pixel's channels, `area` apart, of which first..end-1 are this thread's */
+template <int HALF>
+DEVICE void walk_forward(const float* x, const int first, const int end, const int channels, const int area,
+                         const float alpha, const float beta, const float k, float* y) {
+  float near[2 * HALF + 1] = {}; /* x of the channels c - HALF to c + HALF */
+  float ahead = number(x, first - HALF, channels, area);
+  for (int c = first - 2 * HALF; c < end; ++c) {
+    shift(near, ahead);
+    ahead = number(x, c + HALF + 1, channels, area);
+    if (c >= first) y[c * area] = near[HALF] * negative_power(k + alpha * sum_of<true>(near), beta);
+  }
+}
+
+/* as the two kernels above, without ratios in memory: at channel e the scale is known, and the window around c is full */
+template <int HALF>
+DEVICE void walk_backward(const float* x, const float* dy, const int first, const int end, const int channels,
+                          const int area, const float alpha, const float beta, const float k,
+                          const float two_alpha_beta, float* dx) {
+  float near[2 * HALF + 1] = {};   /* x of e - HALF to e + HALF */
+  float ratios[2 * HALF + 1] = {}; /* of e - 2 HALF to e */
+  float terms[HALF + 1] = {};      /* dx's first, of c = e - HALF to e */
+  float ahead = number(x, first - 2 * HALF, channels, area), dy_ahead = number(dy, first - 3 * HALF, channels, area);
+  for (int e = first - 3 * HALF; e < end + HALF; ++e) {
+    const int c = e - HALF;
+    const float dy_e = dy_ahead;
+    shift(near, ahead);
+    ahead = number(x, e + HALF + 1, channels, area);
+    dy_ahead = number(dy, e + 1, channels, area);
+    float term = 0.0f, ratio = 0.0f;
+    if (e >= max(first - HALF, 0) && e < channels) {
+      const float scale = k + alpha * sum_of<true>(near);
+      term = dy_e * negative_power(scale, beta);
+      ratio = term * near[HALF] / scale;
+    }
+    shift(terms, term);
+    shift(ratios, ratio);
+    if (c >= first) dx[c * area] = terms[0] - two_alpha_beta * near[0] * sum_of<false>(ratios);
+  }
+}
+
+/* pixels: of all images; n: pixels times runs of SPAN channels */
+KERNEL(lrn_forward_across)(const int n, const int pixels, const float* x, const int channels, const int area,
+                           const int half, const float alpha, const float beta, const float k, float* y) {
+  KERNEL_LOOP(i, n) {
+    const int pixel = i % pixels, first = i / pixels * SPAN, end = min(first + SPAN, channels);
+    const int at = pixel / area * channels * area + pixel % area;
+    if (half == 1)
+      walk_forward<1>(x + at, first, end, channels, area, alpha, beta, k, y + at);
+    else
+      walk_forward<2>(x + at, first, end, channels, area, alpha, beta, k, y + at);
+  }
+}
+
+KERNEL(lrn_backward_across)(const int n, const int pixels, const float* x, const float* dy, const int channels,
+                            const int area, const int half, const float alpha, const float beta, const float k,
+                            const float two_alpha_beta, float* dx) {
+  KERNEL_LOOP(i, n) {
+    const int pixel = i % pixels, first = i / pixels * SPAN, end = min(first + SPAN, channels);
+    const int at = pixel / area * channels * area + pixel % area;
+    if (half == 1)
+      walk_backward<1>(x + at, dy + at, first, end, channels, area, alpha, beta, k, two_alpha_beta, dx + at);
+    else
+      walk_backward<2>(x + at, dy + at, first, end, channels, area, alpha, beta, k, two_alpha_beta, dx + at);
+  }
+}
+#endif

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffelite.backend import xp
+from caffelite.backend import on_gpu, xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import TEST, Layer, register
@@ -12,6 +12,7 @@ from caffelite.proto import message
 
 LRNParameter = message("LRNParameter")
 SEGMENT = 256  # elements that one thread adds up
+SPAN = 32  # channels that a thread walks along in kernels/lrn.cu
 
 
 @register("LRN")
@@ -39,22 +40,32 @@ class LRN(Layer):
         shape = bottom[0].shape
         self.expect(len(shape) == 4, f"expected a bottom (N, C, H, W), actual {shape}")
         top[0].reshape(*shape)
-        self.planes = shape[0] * shape[1]
-        self.window = (*shape[1:], self.across, self.param.lrn_param.local_size // 2)
+        (images, channels, height, width), half = shape, self.param.lrn_param.local_size // 2
+        self.planes = images * channels
+        self.window = channels, height, width, self.across, half
+        # a GPU's threads walk along runs of channels where a window is small enough for their registers
+        pixels = images * height * width
+        self.walk = (pixels * -(-channels // SPAN), pixels) if self.across and half in (1, 2) else None
+        self.along = channels, height * width, half
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        x, beta = bottom[0].array, self.param.lrn_param.beta
-        kernels("lrn").lrn_forward(x.size, self.planes, x, *self.window, self.alpha, beta, self.k, top[0].array)
+        x, y, constants = bottom[0].array, top[0].array, (self.alpha, self.param.lrn_param.beta, self.k)
+        if self.walk and on_gpu():
+            kernels("lrn").lrn_forward_across(*self.walk, x, *self.along, *constants, y)
+        else:
+            kernels("lrn").lrn_forward(x.size, self.planes, x, *self.window, *constants, y)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if not propagate_down[0]:
             return
-        x, dy, dx = bottom[0].array, top[0].gradient, bottom[0].gradient
-        beta, ratios = self.param.lrn_param.beta, xp.empty_like(x)
-        kernels("lrn").lrn_backward_ratios(
-            x.size, self.planes, x, dy, *self.window, self.alpha, beta, self.k, ratios, dx
-        )  # fmt: skip
-        kernels("lrn").lrn_backward_windows(x.size, self.planes, x, ratios, *self.window, 2 * self.alpha * beta, dx)
+        x, dy, dx, beta = bottom[0].array, top[0].gradient, bottom[0].gradient, self.param.lrn_param.beta
+        constants, two_alpha_beta = (self.alpha, beta, self.k), 2 * self.alpha * beta
+        if self.walk and on_gpu():
+            kernels("lrn").lrn_backward_across(*self.walk, x, dy, *self.along, *constants, two_alpha_beta, dx)
+            return
+        ratios = xp.empty_like(x)
+        kernels("lrn").lrn_backward_ratios(x.size, self.planes, x, dy, *self.window, *constants, ratios, dx)
+        kernels("lrn").lrn_backward_windows(x.size, self.planes, x, ratios, *self.window, two_alpha_beta, dx)
 
 
 def group_means(planes: int, size: int, groups: int, a, mean_a=None, b=None, mean_b=None):
