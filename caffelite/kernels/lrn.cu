@@ -6,6 +6,7 @@
 #define RUN 1
 #else
 #define RUN 256
+#include <vector>
 #endif
 
 /* by two square roots for AlexNet's beta: IEEE operations only, vectorised, the same bits on every machine */
@@ -35,19 +36,35 @@ DEVICE void window_sums(const float* __restrict__ x, const int p, const int chan
   }
 }
 
-KERNEL(lrn_forward)(const int n, const int planes, const float* x, const int channels, const int height,
-                    const int width, const int across, const int half, const float alpha, const float beta,
-                    const float k, float* y) {
-  const int size = height * width;
-  PLANE_LOOP(p, run, planes, (size - 1) / RUN + 1) {
-    const int first = run * RUN, count = min(size - first, RUN), at = p * size + first;
-    float sums[RUN];
-    window_sums<true>(x, p, channels, height, width, across, half, first, count, sums);
-    for (int i = 0; i < count; ++i) y[at + i] = x[at + i] * negative_power(k + alpha * sums[i], beta);
+/* a run of plane p */
+DEVICE void normalise(const float* x, const int p, const int channels, const int height, const int width,
+                      const int across, const int half, const int run, const float alpha, const float beta,
+                      const float k, float* y) {
+  const int size = height * width, first = run * RUN, count = min(size - first, RUN), at = p * size + first;
+  float sums[RUN];
+  window_sums<true>(x, p, channels, height, width, across, half, first, count, sums);
+  for (int i = 0; i < count; ++i) y[at + i] = x[at + i] * negative_power(k + alpha * sums[i], beta);
+}
+
+/* dx = dy scale^-beta - 2 alpha beta x sum(dy y / scale): its first term, and the ratios dy y / scale, from the sums of
+   squares */
+DEVICE void first_terms(const float* x, const float* dy, const float* sums, const int count, const float alpha,
+                        const float beta, const float k, float* ratios, float* dx) {
+  for (int i = 0; i < count; ++i) {
+    const float scale = k + alpha * sums[i];
+    dx[i] = dy[i] * negative_power(scale, beta);
+    ratios[i] = dx[i] * x[i] / scale;
   }
 }
 
-/* dx = dy scale^-beta - 2 alpha beta x sum(dy y / scale): here its first term, and the ratios dy y / scale */
+KERNEL(lrn_forward)(const int n, const int planes, const float* x, const int channels, const int height,
+                    const int width, const int across, const int half, const float alpha, const float beta,
+                    const float k, float* y) {
+  PLANE_LOOP(p, run, planes, (height * width - 1) / RUN + 1) {
+    normalise(x, p, channels, height, width, across, half, run, alpha, beta, k, y);
+  }
+}
+
 KERNEL(lrn_backward_ratios)(const int n, const int planes, const float* x, const float* dy, const int channels,
                             const int height, const int width, const int across, const int half, const float alpha,
                             const float beta, const float k, float* ratios, float* dx) {
@@ -56,15 +73,11 @@ KERNEL(lrn_backward_ratios)(const int n, const int planes, const float* x, const
     const int first = run * RUN, count = min(size - first, RUN), at = p * size + first;
     float sums[RUN];
     window_sums<true>(x, p, channels, height, width, across, half, first, count, sums);
-    for (int i = 0; i < count; ++i) {
-      const float scale = k + alpha * sums[i];
-      dx[at + i] = dy[at + i] * negative_power(scale, beta);
-      ratios[at + i] = dx[at + i] * x[at + i] / scale;
-    }
+    first_terms(x + at, dy + at, sums, count, alpha, beta, k, ratios + at, dx + at);
   }
 }
 
-/* and its second */
+/* and dx's second */
 KERNEL(lrn_backward_windows)(const int n, const int planes, const float* x, const float* ratios, const int channels,
                              const int height, const int width, const int across, const int half,
                              const float two_alpha_beta, float* dx) {
@@ -77,9 +90,10 @@ KERNEL(lrn_backward_windows)(const int n, const int planes, const float* x, cons
   }
 }
 
-#ifdef __CUDACC__
-/* On a GPU, across channels, for windows of 3 or 5: a thread walks along `SPAN` channels of a pixel with the window's
-   numbers in registers, so that each is read once.  Sums add up in the same order as above: the same bits. */
+/* Across channels, for windows of 3 or 5: the same sums in the same order, and so the same bits.  On a GPU a thread walks
+   along `SPAN` channels of a pixel with the window's numbers in registers, so that each is read once; on a CPU it does a
+   run of pixels in all channels, whose ratios stay in the cache. */
+#if GATHER
 #define SPAN 32
 
 /* the numbers move on by one, and the next comes in */
@@ -143,9 +157,12 @@ DEVICE void walk_backward(const float* x, const float* dy, const int first, cons
   }
 }
 
+#endif
+
 /* pixels: of all images; n: pixels times runs of SPAN channels */
 KERNEL(lrn_forward_across)(const int n, const int pixels, const float* x, const int channels, const int area,
                            const int half, const float alpha, const float beta, const float k, float* y) {
+#if GATHER
   KERNEL_LOOP(i, n) {
     const int pixel = i % pixels, first = i / pixels * SPAN, end = min(first + SPAN, channels);
     const int at = pixel / area * channels * area + pixel % area;
@@ -154,11 +171,17 @@ KERNEL(lrn_forward_across)(const int n, const int pixels, const float* x, const 
     else
       walk_forward<2>(x + at, first, end, channels, area, alpha, beta, k, y + at);
   }
+#else
+  PLANE_LOOP(p, run, area ? pixels / area * channels : 0, (area - 1) / RUN + 1) {
+    normalise(x, p, channels, area, 1, 1, half, run, alpha, beta, k, y);
+  }
+#endif
 }
 
 KERNEL(lrn_backward_across)(const int n, const int pixels, const float* x, const float* dy, const int channels,
                             const int area, const int half, const float alpha, const float beta, const float k,
                             const float two_alpha_beta, float* dx) {
+#if GATHER
   KERNEL_LOOP(i, n) {
     const int pixel = i % pixels, first = i / pixels * SPAN, end = min(first + SPAN, channels);
     const int at = pixel / area * channels * area + pixel % area;
@@ -167,5 +190,22 @@ KERNEL(lrn_backward_across)(const int n, const int pixels, const float* x, const
     else
       walk_backward<2>(x + at, dy + at, first, end, channels, area, alpha, beta, k, two_alpha_beta, dx + at);
   }
-}
+#else
+  const int runs = (area - 1) / RUN + 1;
+  KERNEL_LOOP(task, area ? pixels / area * runs : 0) {
+    const int first = task % runs * RUN, count = min(area - first, RUN), image = task / runs;
+    std::vector<float> ratios(channels * RUN);
+    float sums[RUN];
+    for (int c = 0; c < channels; ++c) {
+      const int p = image * channels + c, at = p * area + first;
+      window_sums<true>(x, p, channels, area, 1, 1, half, first, count, sums);
+      first_terms(x + at, dy + at, sums, count, alpha, beta, k, &ratios[c * RUN], dx + at);
+    }
+    for (int c = 0; c < channels; ++c) {
+      const int at = (image * channels + c) * area + first;
+      window_sums<false>(ratios.data(), c, channels, RUN, 1, 1, half, 0, count, sums);
+      for (int i = 0; i < count; ++i) dx[at + i] -= two_alpha_beta * x[at + i] * sums[i];
+    }
+  }
 #endif
+}

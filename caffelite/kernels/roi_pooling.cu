@@ -121,18 +121,18 @@ KERNEL(roi_pool_forward)(const int n, const float* x, const float* rois, const i
 #endif
 }
 
-#ifdef __CUDACC__
 #define BESIDE 4 /* channels that a warp pools together */
 #define ACROSS 8 /* bins in a row, at most */
 #define WARPS 8  /* of a block */
 
-/* The maxima alone, faster, where there are up to 8 bins in a row; of zeros of either sign it takes the positive one.
-   A warp pools one RoI in four channels, and the next warp the next RoI in the same ones, so that their planes stay in
-   the cache.  In a row of bins it takes the maxima of the columns first, a lane for a column, and of those the maxima of
-   the bins, a lane for a bin of a channel. */
+/* The maxima alone, where there are up to 8 bins in a row: on a GPU faster, but of zeros of either sign it takes the
+   positive one.  A warp pools one RoI in four channels, and the next warp the next RoI in the same ones, so that their
+   planes stay in the cache.  In a row of bins it takes the maxima of the columns first, a lane for a column, and of those
+   the maxima of the bins, a lane for a bin of a channel. */
 KERNEL(roi_maxima)(const int n, const float* x, const float* rois, const int* bins, const int num_rois,
-                   const int channels, const int height, const int width, const int pooled_h, const int pooled_w,
-                   float* y) {
+                   const int images, const int channels, const int height, const int width, const int pooled_h,
+                   const int pooled_w, float* y) {
+#ifdef __CUDACC__
   __shared__ float columns[WARPS][BESIDE][WARP + 1]; /* + 1: lanes of different channels read different banks */
   float(*most)[WARP + 1] = columns[threadIdx.x / WARP];
   const int area = height * width, size = pooled_h * pooled_w;
@@ -171,8 +171,10 @@ KERNEL(roi_maxima)(const int n, const float* x, const float* rois, const int* bi
       if (writes) *out = best;
     }
   }
-}
+#else
+  roi_pool_forward(n, x, rois, bins, num_rois, images, channels, height, width, pooled_h * pooled_w, y, 0);
 #endif
+}
 
 /* planes: images * channels; every cell adds up in the order of the RoIs and their bins.  On a GPU a warp owns a plane:
    it adds up 32 bins at a time, those of one cell in turns. */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffelite.backend import on_gpu, xp
+from caffelite.backend import xp
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
 from caffelite.layer import TEST, Layer, register
@@ -43,14 +43,14 @@ class LRN(Layer):
         (images, channels, height, width), half = shape, self.param.lrn_param.local_size // 2
         self.planes = images * channels
         self.window = channels, height, width, self.across, half
-        # a GPU's threads walk along runs of channels where a window is small enough for their registers
+        # kernels of their own for windows that registers hold: a GPU's threads walk along runs of channels
         pixels = images * height * width
         self.walk = (pixels * -(-channels // SPAN), pixels) if self.across and half in (1, 2) else None
         self.along = channels, height * width, half
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x, y, constants = bottom[0].array, top[0].array, (self.alpha, self.param.lrn_param.beta, self.k)
-        if self.walk and on_gpu():
+        if self.walk:
             kernels("lrn").lrn_forward_across(*self.walk, x, *self.along, *constants, y)
         else:
             kernels("lrn").lrn_forward(x.size, self.planes, x, *self.window, *constants, y)
@@ -60,7 +60,7 @@ class LRN(Layer):
             return
         x, dy, dx, beta = bottom[0].array, top[0].gradient, bottom[0].gradient, self.param.lrn_param.beta
         constants, two_alpha_beta = (self.alpha, beta, self.k), 2 * self.alpha * beta
-        if self.walk and on_gpu():
+        if self.walk:
             kernels("lrn").lrn_backward_across(*self.walk, x, dy, *self.along, *constants, two_alpha_beta, dx)
             return
         ratios = xp.empty_like(x)

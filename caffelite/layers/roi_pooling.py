@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caffelite.backend import on_gpu, xp
+from caffelite.backend import xp
 from caffelite.backend.kernels import kernels, warps
 from caffelite.blob import Blob
 from caffelite.layer import TEST, Layer, register
@@ -68,9 +68,9 @@ class ROIPooling(Layer):
         """The maxima of all bins, and where they are; `argmax` may be None."""
         x, rois = bottom[0].array, bottom[1].read_array()
         groups, size = -(-x.shape[1] // BESIDE), self.pooled[0] * self.pooled[1]
-        if on_gpu() and self.phase == TEST and argmax is None and self.pooled[1] <= ACROSS:
+        if self.phase == TEST and argmax is None and self.pooled[1] <= ACROSS:
             work = warps(groups * len(y))
-            kernels("roi_pooling").roi_maxima(work, x, rois, self.bins, len(y), *x.shape[1:], *self.pooled, y)
+            kernels("roi_pooling").roi_maxima(work, x, rois, self.bins, len(y), *x.shape, *self.pooled, y)
         else:
             kernels("roi_pooling").roi_pool_forward(y.size, x, rois, self.bins, len(y), *x.shape, size, y, argmax)
 
