@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -90,12 +89,6 @@ class Memory:
             if self._host is None:
                 self._host = transfer.host_zeros(self.size)
 
-    def move(self, device) -> None:
-        """Live in another device array, of `size` zeros, from now on."""
-        if self._newest in ("device", "both"):
-            device[...] = self._device
-        self._device = device
-
     def put(self, values: np.ndarray, device) -> None:
         """Take the first numbers from a device array, of which `values` is a host's copy."""
         if self._device is None:
@@ -121,7 +114,7 @@ class Blob:
         self._shape: tuple[int, ...] = (0,)
         self.data_memory = Memory(0)
         self.diff_memory = Memory(0)
-        self._views: dict[str, tuple] = {}  # {"data" or "diff": (its device array, a view of this shape)}
+        self._views: dict[int, tuple] = {}  # {id of a device array: (the array, a view of this shape)}
         if shape:
             self.reshape(*shape)
 
@@ -157,11 +150,11 @@ class Blob:
 
     @property
     def data(self) -> np.ndarray:
-        return self._view("data", self.data_memory.host())
+        return self._view(self.data_memory.host())
 
     @property
     def diff(self) -> np.ndarray:
-        return self._view("diff", self.diff_memory.host())
+        return self._view(self.diff_memory.host())
 
     def fill_later(self, fill) -> None:
         """Have `fill(numpy view of the data)` run when the data is first touched, unless it is assigned before."""
@@ -192,38 +185,37 @@ class Blob:
     @property
     def array(self):
         """The data on the current backend (numpy or CuPy)."""
-        return self._view("data", self.data_memory.array())
+        return self._view(self.data_memory.array())
 
     def read_array(self):
         """The data on the current backend that is only read: reading it on the host, too, then costs no copy."""
-        return self._view("data", self.data_memory.read_array())
+        return self._view(self.data_memory.read_array())
 
     @property
     def gradient(self):
         """The diff on the current backend (numpy or CuPy)."""
-        return self._view("diff", self.diff_memory.array())
+        return self._view(self.diff_memory.array())
 
     def read(self) -> np.ndarray:
         """The data as a numpy array that is only read: without a copy unless a GPU has computed it."""
-        return self._view("data", self.data_memory.read())
+        return self._view(self.data_memory.read())
 
     def read_diff(self) -> np.ndarray:
         """The diff as a numpy array that is only read: without a copy unless a GPU has computed it."""
-        return self._view("diff", self.diff_memory.read())
+        return self._view(self.diff_memory.read())
 
     @property
     def at_hand(self) -> bool:
         """Whether reading the data costs nothing: no GPU has computed it since the host had it."""
         return self.data_memory.at_hand
 
-    def _view(self, kind: str, flat):
+    def _view(self, flat):
         if isinstance(flat, np.ndarray):
             return flat[: self.count].reshape(self._shape)
-        array, view = self._views.get(kind, (None, None))
-        if array is not flat:  # CuPy takes its time for a view
-            view = flat[: self.count].reshape(self._shape)
-            self._views[kind] = flat, view
-        return view
+        view = self._views.get(id(flat))
+        if view is None:  # CuPy takes its time for one
+            view = self._views[id(flat)] = flat, flat[: self.count].reshape(self._shape)
+        return view[1]
 
     def share_data(self, other: Blob) -> None:
         """Use the other blob's data memory. The counts must be equal."""
@@ -257,49 +249,3 @@ class Blob:
 
     def __repr__(self) -> str:
         return f"<Blob {' x '.join(map(str, self._shape)) or 'scalar'}>"
-
-
-class Strip:
-    """The memories of some blobs, on a GPU side by side in one array: one kernel's launch works on all their numbers.
-
-    `kind` is "data_memory" or "diff_memory". Between two memories there may be numbers that belong to none.
-    """
-
-    def __init__(self, blobs: Sequence[Blob], kind: str):
-        self.blobs, self.kind = blobs, kind
-        self._arrays: list = []
-        self._parts: list = []  # of each memory
-
-    @property
-    def allocated(self) -> bool:
-        """True once anything has touched one of the memories."""
-        return any(memory.allocated for memory in self._memories())
-
-    def arrays(self) -> list:
-        """All numbers as flat arrays of the current backend, which become the newest copies: on a CPU one of each
-        memory, on a GPU one in all, or as few as may be where it would have over 2^31-1 elements.
-
-        Memories that are not side by side yet, or no longer since a blob has grown, are moved. Raises MemoryError.
-        """
-        memories = self._memories()
-        if not backend.on_gpu():
-            return [memory.array() for memory in memories]
-        if not self._parts or any(memory.array() is not part for memory, part in zip(memories, self._parts)):
-            self._lay(memories)
-        return self._arrays
-
-    def _memories(self) -> list[Memory]:
-        return [getattr(blob, self.kind) for blob in self.blobs]
-
-    def _lay(self, memories: list[Memory]) -> None:
-        runs: list[list[tuple[int]]] = []
-        for memory in memories:
-            shape = (memory.size,)
-            if not runs or transfer.room([*runs[-1], shape]) > MAX_COUNT:
-                runs.append([])
-            runs[-1].append(shape)
-        self._arrays = [backend.xp.zeros(transfer.room(shapes), np.float32) for shapes in runs]
-        self._parts = [part for array, shapes in zip(self._arrays, runs) for part in transfer.unpack(array, shapes)]
-        for memory, part in zip(memories, self._parts):
-            memory.move(part)
-            memory.array()

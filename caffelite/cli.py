@@ -143,7 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--iterations", type=_at_least_1, default=50, metavar="N", help="passes to average (default: 50)")
 
-    sub = command("time", time_net, "Time every layer forward and backward.", "device", "net", "weights", "python")
+    about = "Time every layer forward and backward, each on its own."
+    sub = command("time", time_net, about, "device", "net", "weights", "python")
     sub.add_argument("--iterations", type=_at_least_1, default=50, metavar="N", help="passes to time (default: 50)")
 
     command("summary", summary, "Print layers, shapes, parameters, multiply-adds and memory.", "net", "python")

@@ -85,8 +85,8 @@ class Layer:
     Subclass it for a layer of your own; a prototxt names it by `type: "Python"` with module and layer, or by the type
     under which it was registered. Class attributes state how many bottoms and tops it takes; `check_counts` holds a
     net to them. `backward` must overwrite the gradient of each bottom i with propagate_down[i], and add to the
-    gradients of `self.blobs` for which `self.param_propagate_down` is true. A `forward` with a third parameter named
-    `slope` (default None) gets there, on a GPU, the negative slope of a ReLU that follows in place, and does it, too.
+    gradients of `self.blobs` for which `self.param_propagate_down` is true. A class with `rectifies` in its own
+    body can do a ReLU that follows in place: on a GPU its `forward` gets the negative slope as a third argument.
     """
 
     exact_bottoms: int | None = None

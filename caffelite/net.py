@@ -137,9 +137,9 @@ class Net:
                 hook(i)
             with named(layer):
                 layer.reshape(bottom, top)
-                if at_once and self._rectified[i] and i < last:
+                if at_once and i < last and self._rectifies(i):
                     done = i + 1
-                    layer.forward(bottom, top, slope=self.layers[done].negative_slope)
+                    layer.forward(bottom, top, self.layers[done].negative_slope)
                 elif i != done:
                     layer.forward(bottom, top)
             for blob, weight in zip(top, layer.loss_weights):
@@ -154,6 +154,10 @@ class Net:
         if last == len(self.layers) - 1:
             self.pass_state.number += 1
         return sum(terms)
+
+    def _rectifies(self, i: int) -> bool:
+        """Whether layer i does the ReLU that follows: not where somebody has given either another `forward`."""
+        return self._rectified[i] and not any("forward" in vars(layer) for layer in self.layers[i : i + 2])
 
     def backward(self, diffs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **tops):
         """Run layers `start`..`end` backward (names; default all, from the last); returns {name: diff}.

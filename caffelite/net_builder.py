@@ -6,7 +6,6 @@ Source: Net::Init of net.cpp of Caffe, in its order.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -117,10 +116,10 @@ class Builder:
         layers, tops = self.net.layers, self.net._tops
         return (
             i + 1 < len(layers)
-            and type(layers[i + 1]).forward is ReLU.forward
+            and type(layers[i + 1]) is ReLU
             and len(tops[i]) == 1
             and tops[i] == self.net._bottoms[i + 1] == tops[i + 1]
-            and "slope" in inspect.signature(layers[i].forward).parameters
+            and "rectifies" in vars(type(layers[i]))  # said by the class itself: another may do something else
         )
 
     def take_bottom(self, layer: Layer, name: str) -> int:

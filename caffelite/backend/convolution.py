@@ -224,10 +224,15 @@ class Im2col:
 
 def finish(y, bias, slope: float | None) -> None:
     """y += bias, then the ReLU of that negative slope, in one pass over y (N, O, *spatial); both may be None."""
-    if bias is not None or slope is not None:
-        planes, size = math.prod(y.shape[:2]), math.prod(y.shape[2:])
-        threads = warps(planes * -(-size // PART))
-        kernels("activation").finish(threads, planes, y.shape[1], size, PART, bias, *rectified(slope), y)
+    (rows, channels), size = y.shape[:2], math.prod(y.shape[2:])
+    if bias is None:
+        if slope is not None:
+            kernels("activation").relu_forward(-(-y.size // 4), y.size, y, slope, y)
+    elif size == 1:
+        kernels("inner_product").bias_rows(y.size, rows, channels, bias, *rectified(slope), y)
+    else:
+        planes, threads = rows * channels, warps(rows * channels * -(-size // PART))
+        kernels("activation").finish(threads, planes, channels, size, PART, bias, *rectified(slope), y)
 
 
 def rectified(slope: float | None) -> tuple[int, float]:

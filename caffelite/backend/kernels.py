@@ -73,6 +73,16 @@ def warps(count: int) -> int:
     return min(WARP * count, BLOCK * MOST_BLOCKS)
 
 
+def blocks(count: int) -> int:
+    """The number of GPU threads for a kernel in which a block does each of so many pieces."""
+    return BLOCK * min(count, MOST_BLOCKS)
+
+
+def address(array) -> int:
+    """Where the numbers of an array begin."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
 def families() -> list[str]:
     """Names of all families whose text is for both machines."""
     return sorted(p.stem for p in SOURCES.glob("*.cu"))

@@ -20,15 +20,15 @@ KERNEL(relu_backward)(const int n, const float* x, const float* dy, const float 
   KERNEL_LOOP(i, n) dx[i] = dy[i] * (x[i] > 0.0f ? 1.0f : negative_slope);
 }
 
-/* The last step of a convolution: y += bias, which may be null, then the ReLU that follows, if `rectified`.  y: `planes`
-   runs of `size` elements, plane p of channel p % channels.  n: 32 for every `part` elements of a plane. */
+/* The last step of a convolution: y += bias, then the ReLU that follows, if `rectified`.  y: `planes` runs of `size`
+   elements, plane p of channel p % channels.  n: 32 for every `part` elements of a plane. */
 KERNEL(finish)(const int n, const int planes, const int channels, const int size, const int part, const float* bias,
                const int rectified, const float negative_slope, float* y) {
 #ifdef __CUDACC__
-  const int parts = (size + part - 1) / part;
+  const int parts = (size - 1) / part + 1;
   WARP_LOOP(w, lane, planes * parts) {
     const int p = w / parts, start = w % parts * part, count = min(part, size - start);
-    const float shift = bias ? bias[p % channels] : 0.0f;
+    const float shift = bias[p % channels];
     float *to = y + p * size + start, values[4];
     for (int k = lane; k < count; k += 4 * WARP) {
 #pragma unroll
@@ -40,7 +40,7 @@ KERNEL(finish)(const int n, const int planes, const int channels, const int size
   }
 #else
   KERNEL_LOOP(p, planes) {
-    const float shift = bias ? bias[p % channels] : 0.0f;
+    const float shift = bias[p % channels];
     for (int k = p * size; k < (p + 1) * size; ++k) y[k] = output(y[k] + shift, rectified, negative_slope);
   }
 #endif

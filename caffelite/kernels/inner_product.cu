@@ -1,7 +1,7 @@
 /* The bias of InnerProduct and Embed: y and dy are `rows` rows of `channels` numbers.  Source: inner_product_layer.cpp. */
 #include "relu.h"
 
-/* and the ReLU that follows, if `rectified` */
+/* y += bias, then the ReLU that follows, if `rectified` */
 KERNEL(bias_rows)(const int n, const int rows, const int channels, const float* bias, const int rectified,
                   const float negative_slope, float* y) {
   PLANE_LOOP(r, c, rows, channels) {

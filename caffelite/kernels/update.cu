@@ -1,79 +1,137 @@
 /* The update rules of Caffe's solvers, one pass over memory each: scale, regularise, update history, update weights.
    l1 selects sign(w) instead of w as the decay's direction. The diff ends as the update that was subtracted, as in
    Caffe.  Source: sgd_solver.cpp, nesterov_solver.cpp, adagrad_solver.cpp, rmsprop_solver.cpp, adadelta_solver.cpp,
-   adam_solver.cpp. */
+   adam_solver.cpp.
 
-DEVICE float regularised(float w, float diff, float scale, float decay, int l1) {
-  return scale * diff + decay * (l1 ? (float)((w > 0.0f) - (w < 0.0f)) : w);
-}
+   A launch goes through many parameters.  A row of `rows` tells of one how many elements it has, and where its weights,
+   its gradient and its histories lie.  A pair of `chunks` is (row, first element): CHUNK elements from there on, or
+   those that are left.  On a GPU a block takes a chunk, with an element to a thread. */
+enum { CHUNK = 256, ROW = 5 };
 
-KERNEL(sgd)(const int n, float* w, float* diff, float* history, const float scale, const float decay, const int l1,
-            const float rate, const float momentum) {
-  KERNEL_LOOP(i, n) {
-    const float h = rate * regularised(w[i], diff[i], scale, decay, l1) + momentum * history[i];
-    history[i] = h;
-    diff[i] = h;
-    w[i] -= h;
+struct Parameter {
+  int size;
+  float *w, *diff, *history, *other; /* null where a rule has none */
+};
+
+/* of_chunk(parameter, first, end, step) for all chunks: the elements first, first + step, ... before end are its own */
+template <class OfChunk>
+DEVICE void for_chunks(const int count, const int* chunks, const long long* rows, const OfChunk of_chunk) {
+#ifdef __CUDACC__
+  const int lane = threadIdx.x, step = blockDim.x;
+  for (int c = blockIdx.x; c < count; c += gridDim.x) {
+#else
+  const int lane = 0, step = 1;
+  KERNEL_LOOP(c, count) {
+#endif
+    const long long* row = rows + chunks[2 * c] * ROW;
+    const Parameter p = {(int)row[0], (float*)row[1], (float*)row[2], (float*)row[3], (float*)row[4]};
+    const int first = chunks[2 * c + 1];
+    of_chunk(p, first + lane, first + min(p.size - first, (int)CHUNK), step);
   }
 }
 
-KERNEL(nesterov)(const int n, float* w, float* diff, float* history, const float scale, const float decay, const int l1,
-                 const float rate, const float momentum) {
-  KERNEL_LOOP(i, n) {
-    const float old = history[i];
-    const float h = rate * regularised(w[i], diff[i], scale, decay, l1) + momentum * old;
-    history[i] = h;
-    diff[i] = (1.0f + momentum) * h - momentum * old;
-    w[i] -= diff[i];
-  }
+/* each(parameter, k, w, g) for the elements k of all chunks: the weight, and its gradient, scaled and regularised */
+template <class Each>
+DEVICE void for_gradients(const int count, const int* chunks, const long long* rows, const float scale,
+                          const float decay, const int l1, const Each each) {
+  for_chunks(count, chunks, rows, [=](const Parameter& p, const int first, const int end, const int step) {
+    if (l1) { /* asked once: compilers make vectors of the loops then */
+      for (int k = first; k < end; k += step) {
+        const float w = p.w[k];
+        each(p, k, w, scale * p.diff[k] + decay * (float)((w > 0.0f) - (w < 0.0f)));
+      }
+    } else {
+      for (int k = first; k < end; k += step) {
+        const float w = p.w[k];
+        each(p, k, w, scale * p.diff[k] + decay * w);
+      }
+    }
+  });
 }
 
-KERNEL(adagrad)(const int n, float* w, float* diff, float* history, const float scale, const float decay, const int l1,
-                const float rate, const float delta) {
-  KERNEL_LOOP(i, n) {
-    const float g = regularised(w[i], diff[i], scale, decay, l1);
-    const float h = history[i] + g * g;
-    history[i] = h;
-    diff[i] = rate * (g / (sqrtf(h) + delta));
-    w[i] -= diff[i];
-  }
+KERNEL(sgd)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
+            const float decay, const int l1, const float rate, const float momentum) {
+  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Parameter& p, int k, float w, float g) {
+    const float h = rate * g + momentum * p.history[k];
+    p.history[k] = h;
+    p.diff[k] = h;
+    p.w[k] = w - h;
+  });
 }
 
-KERNEL(rmsprop)(const int n, float* w, float* diff, float* history, const float scale, const float decay, const int l1,
-                const float rate, const float rms_decay, const float delta) {
-  KERNEL_LOOP(i, n) {
-    const float g = regularised(w[i], diff[i], scale, decay, l1);
-    const float h = (1.0f - rms_decay) * g * g + rms_decay * history[i];
-    history[i] = h;
-    diff[i] = rate * (g / (sqrtf(h) + delta));
-    w[i] -= diff[i];
-  }
+KERNEL(nesterov)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
+                 const float decay, const int l1, const float rate, const float momentum) {
+  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Parameter& p, int k, float w, float g) {
+    const float old = p.history[k], h = rate * g + momentum * old;
+    const float step = (1.0f + momentum) * h - momentum * old;
+    p.history[k] = h;
+    p.diff[k] = step;
+    p.w[k] = w - step;
+  });
 }
 
-KERNEL(adadelta)(const int n, float* w, float* diff, float* gradients, float* updates, const float scale,
+KERNEL(adagrad)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
+                const float decay, const int l1, const float rate, const float delta) {
+  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Parameter& p, int k, float w, float g) {
+    const float h = p.history[k] + g * g, step = rate * (g / (sqrtf(h) + delta));
+    p.history[k] = h;
+    p.diff[k] = step;
+    p.w[k] = w - step;
+  });
+}
+
+KERNEL(rmsprop)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
+                const float decay, const int l1, const float rate, const float rms_decay, const float delta) {
+  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Parameter& p, int k, float w, float g) {
+    const float h = (1.0f - rms_decay) * g * g + rms_decay * p.history[k];
+    const float step = rate * (g / (sqrtf(h) + delta));
+    p.history[k] = h;
+    p.diff[k] = step;
+    p.w[k] = w - step;
+  });
+}
+
+/* history: the mean of squared gradients; other: that of squared updates */
+KERNEL(adadelta)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
                  const float decay, const int l1, const float rate, const float momentum, const float delta) {
-  KERNEL_LOOP(i, n) {
-    const float g = regularised(w[i], diff[i], scale, decay, l1);
-    const float h = (1.0f - momentum) * g * g + momentum * gradients[i];
-    const float u = g * sqrtf((delta + updates[i]) / (delta + h));
-    gradients[i] = h;
-    updates[i] = (1.0f - momentum) * u * u + momentum * updates[i];
-    diff[i] = rate * u;
-    w[i] -= diff[i];
-  }
+  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Parameter& p, int k, float w, float g) {
+    const float h = (1.0f - momentum) * g * g + momentum * p.history[k], updates = p.other[k];
+    const float u = g * sqrtf((delta + updates) / (delta + h)), step = rate * u;
+    p.history[k] = h;
+    p.other[k] = (1.0f - momentum) * u * u + momentum * updates;
+    p.diff[k] = step;
+    p.w[k] = w - step;
+  });
 }
 
-KERNEL(adam)(const int n, float* w, float* diff, float* mean, float* square, const float scale, const float decay,
-             const int l1, const float rate, const float beta1, const float beta2, const float delta) {
-  KERNEL_LOOP(i, n) {
-    const float g = regularised(w[i], diff[i], scale, decay, l1);
-    const float m = (1.0f - beta1) * g + beta1 * mean[i];
-    const float v = (1.0f - beta2) * g * g + beta2 * square[i];
-    mean[i] = m;
-    square[i] = v;
-    diff[i] = rate * m / (sqrtf(v) + delta);
-    w[i] -= diff[i];
-  }
+/* history: the mean of gradients; other: that of their squares */
+KERNEL(adam)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
+             const float decay, const int l1, const float rate, const float beta1, const float beta2,
+             const float delta) {
+  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Parameter& p, int k, float w, float g) {
+    const float m = (1.0f - beta1) * g + beta1 * p.history[k];
+    const float v = (1.0f - beta2) * g * g + beta2 * p.other[k];
+    const float step = rate * m / (sqrtf(v) + delta);
+    p.history[k] = m;
+    p.other[k] = v;
+    p.diff[k] = step;
+    p.w[k] = w - step;
+  });
+}
+
+KERNEL(clear)(const int n, const int count, const int* chunks, const long long* rows) {
+  for_chunks(count, chunks, rows, [=](const Parameter& p, const int first, const int end, const int step) {
+    for (int k = first; k < end; k += step) p.diff[k] = 0.0f;
+  });
+}
+
+/* *bad becomes NaN where an element of a gradient is infinite or NaN */
+KERNEL(find_bad)(const int n, const int count, const int* chunks, const long long* rows, float* bad) {
+  for_chunks(count, chunks, rows, [=](const Parameter& p, const int first, const int end, const int step) {
+    int found = 0;
+    for (int k = first; k < end; k += step) found |= !(fabsf(p.diff[k]) <= FLT_MAX);
+    if (found) *bad = FLT_MAX * 2.0f - FLT_MAX * 2.0f; /* whoever writes, writes the same */
+  });
 }
 
 /* sums of squares of `part` elements each */
@@ -82,19 +140,5 @@ KERNEL(squares)(const int n, const int count, const int part, const float* x, do
     double sum = 0.0;
     for (int k = i * part, end = k + min(part, count - k); k < end; ++k) sum += (double)x[k] * (double)x[k];
     sums[i] = sum;
-  }
-}
-
-/* *bad becomes NaN where any of `count` numbers is infinite or NaN; n: runs of `part` numbers, on a GPU each of those
-   that lie n apart */
-KERNEL(find_bad)(const int n, const int count, const int part, const float* x, float* bad) {
-  KERNEL_LOOP(i, n) {
-    int found = 0;
-#if GATHER
-    for (int k = i; k < count; k = count - k > n ? k + n : count) found |= !(fabsf(x[k]) <= FLT_MAX);
-#else
-    for (int k = i * part, end = k + min(part, count - k); k < end; ++k) found |= !(std::fabs(x[k]) <= FLT_MAX);
-#endif
-    if (found) *bad = FLT_MAX * 2.0f - FLT_MAX * 2.0f; /* whoever writes, writes the same */
   }
 }

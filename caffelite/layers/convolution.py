@@ -137,7 +137,7 @@ class BaseConvolution(Layer):
             x = self.images(source.array)
             if source is target:
                 x = self.inputs[i] = x.copy()
-            self.convolve(x, weights, bias, self.images(target.array), slope)
+            self.convolve(x, weights, bias, self.images(target.array), *([] if slope is None else [slope]))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         weights = self.weights(self.blobs[0].array)
@@ -164,13 +164,15 @@ class Convolution(BaseConvolution):
     conv_layer.cpp.
     """
 
+    rectifies = True
+
     def weight_channels(self) -> tuple[int, int]:
         return self.num_output, self.channels // self.groups
 
     def output_size(self, size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
         return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
 
-    def convolve(self, x, weights, bias, y, slope: float | None) -> None:
+    def convolve(self, x, weights, bias, y, slope: float | None = None) -> None:
         self.engine.forward(x, weights, bias, y, slope)
 
     def convolve_back(self, dy, weights, dx) -> None:
@@ -189,6 +191,8 @@ class DepthwiseConvolution(Convolution):
     depthwise_conv_layer.cpp and conv_dw_layer.cpp of the MobileNet forks.
     """
 
+    rectifies = True
+
     def group_count(self) -> int:
         group = self.param.convolution_param.group
         self.expect(
@@ -206,6 +210,8 @@ class Deconvolution(BaseConvolution):
     / group, *kernel); the bias (num_output,) if `bias_term`. Source: deconv_layer.cpp.
     """
 
+    rectifies = True
+
     def weight_channels(self) -> tuple[int, int]:
         return self.channels, self.num_output // self.groups
 
@@ -215,7 +221,7 @@ class Deconvolution(BaseConvolution):
     def workspace(self, bottom: Blob, top: Blob, backward: bool) -> int:
         return super().workspace(top, bottom, True)
 
-    def convolve(self, x, weights, bias, y, slope: float | None) -> None:
+    def convolve(self, x, weights, bias, y, slope: float | None = None) -> None:
         self.engine.backward_data(x, weights, y)
         convolution.finish(y, bias, slope)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from caffelite.backend.convolution import finish, rectified
+from caffelite.backend.convolution import finish
 from caffelite.backend.gemm import gemm
 from caffelite.backend.kernels import kernels
 from caffelite.blob import Blob
@@ -20,6 +20,7 @@ class InnerProduct(Layer):
     exact_bottoms = 1
     exact_tops = 1
     in_place = False
+    rectifies = True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.inner_product_param
@@ -45,10 +46,7 @@ class InnerProduct(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob], slope: float | None = None) -> None:
         x, y = bottom[0].array.reshape(self.rows, self.length), top[0].array.reshape(self.rows, self.num_output)
         gemm(x, self.blobs[0].array, y, transpose_b=not self.transpose)
-        if len(self.blobs) > 1:
-            kernels("inner_product").bias_rows(y.size, *y.shape, self.blobs[1].array, *rectified(slope), y)
-        else:
-            finish(y, None, slope)
+        finish(y, self.blobs[1].array if len(self.blobs) > 1 else None, slope)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         dy = top[0].gradient.reshape(self.rows, self.num_output)

@@ -66,8 +66,8 @@ class Solver:
         self.requested_early_exit = False
         self._callbacks: list[tuple] = []
         self._losses: deque[float] = deque()
-        self._multipliers: list[tuple[float, float]] = []
         self._groups: list[Group] = []
+        self._groups_of: tuple = ()
         self._action = None
         self._snapshot_at: int | None = None
 
@@ -165,37 +165,27 @@ class Solver:
         l1 = p.regularization_type == "L1"
         for group in self._grouped():
             decay = p.weight_decay * group.decay_mult
-            for arrays in group.arrays():
-                self.rule.update(
-                    *arrays, scale=scale, decay=decay, l1=l1, rate=rate * group.lr_mult, iteration=self.iter
-                )
+            self.rule.update(group, scale, decay, l1, rate * group.lr_mult, self.iter)
 
-    def gradients(self) -> list:
-        """The diffs of all parameters that learn, as flat arrays of the current backend: on a GPU few."""
-        return [array for group in self._grouped() for array in group.gradients.arrays()]
+    def find_bad(self, answer) -> None:
+        """Make `answer`, an array of one number of the current backend, NaN where a gradient is infinite or NaN."""
+        for group in self._grouped():
+            group.run("find_bad", answer)
 
     def _clear_gradients(self) -> None:
-        """Set the diffs of all parameters to zero; on a GPU parameters are side by side in memory from here on."""
-        try:
-            for group in self._grouped():
-                for _, gradient, *_ in group.arrays():
-                    gradient[...] = 0
-        except MemoryError as e:
-            learning = sum(q.blob.count for q in self.net.learnable_params if q.lr_mult)
-            raise SolverError(
-                f"{self.file}: out of memory ({e}): {learning} weights that learn take, with gradient and history, "
-                f"{4 * learning * (2 + self.rule.histories) / 2**20:.0f} MiB; use a device with more memory, or let "
-                "fewer layers learn (lr_mult: 0 for the others)"
-            ) from e
+        """Set the diffs of all parameters to zero (those never touched are zero without memory)."""
+        for group in self._grouped():
+            if any(blob.diff_memory.allocated for blob in group.blobs):
+                group.run("clear")
         for q in self.net.learnable_params:
             if not q.lr_mult and q.blob.diff_memory.allocated:
                 q.blob.gradient[...] = 0
 
     def _grouped(self) -> list[Group]:
         params = self.net.learnable_params
-        multipliers = [(q.lr_mult, q.decay_mult) for q in params]
-        if multipliers != self._multipliers:  # also where someone has set one since
-            self._multipliers, self._groups = multipliers, grouped(params, self.history)
+        of = [(q.lr_mult, q.decay_mult, q.blob) for q in params], list(self.history)
+        if of != self._groups_of:  # also where someone has changed them since
+            self._groups_of, self._groups = of, grouped(params, self.history)
         return self._groups
 
     def _clip_scale(self) -> float:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from caffelite.backend import xp
-from caffelite.backend.kernels import kernels
-from caffelite.blob import Blob, Strip
+from caffelite.backend.kernels import address, blocks, kernels
+from caffelite.blob import Blob, Memory
 from caffelite.errors import SolverError
 from caffelite.net_builder import Param
 
 PART = 256  # elements whose squares one thread adds up
+CHUNK, ROW = 256, 5  # in kernels/update.cu
 
 
 def norm(blobs: Sequence[Blob]) -> float:
@@ -26,26 +28,61 @@ def norm(blobs: Sequence[Blob]) -> float:
     return math.sqrt(float(xp.stack(totals).sum()))
 
 
-def find_bad(arrays: Sequence, answer) -> None:
-    """Make `answer`, an array of one number, NaN where a number of these flat arrays is infinite or NaN."""
-    part = 8  # few: a GPU's threads wait for each number of theirs
-    for array in arrays:
-        kernels("update").find_bad(-(-array.size // part), array.size, part, array, answer)
-
-
 class Group:
-    """Parameters whose multipliers are equal, with their histories: on a GPU one launch updates all of them."""
+    """Parameters of equal multipliers, with what a rule keeps of each: one launch of a kernel goes through all of them.
 
-    def __init__(self, params: Sequence[Param], histories: Sequence[Sequence[Blob]]):
-        blobs = [param.blob for param in params]
-        self.lr_mult, self.decay_mult = params[0].lr_mult, params[0].decay_mult
-        self.gradients = Strip(blobs, "diff_memory")
-        self._strips = [Strip(blobs, "data_memory"), self.gradients]
-        self._strips += [Strip(history, "data_memory") for history in histories]
+    `histories`: for each parameter the rule's blobs.
+    """
 
-    def arrays(self) -> Iterable[tuple]:
-        """Flat arrays that go together: weights, gradients and what the rule has of history."""
-        return zip(*[strip.arrays() for strip in self._strips])
+    def __init__(self, lr_mult: float, decay_mult: float, blobs: Sequence[Blob], histories: Sequence[Sequence[Blob]]):
+        self.lr_mult, self.decay_mult = lr_mult, decay_mult
+        self.blobs, self.histories = blobs, histories
+        self._seen: list = []  # what the tables were made of
+        self._tables: list[tuple] = []
+
+    def run(self, kernel: str, *arguments) -> None:
+        """Launch a kernel of kernels/update.cu on all these numbers, which become the newest on the current backend.
+
+        Raises MemoryError, and SolverError where a parameter has got another shape than its history.
+        """
+        arrays = [[memory.array() for memory in memories] for memories in self._memories()]
+        seen = [*itertools.chain(*arrays), *(blob.shape for blob in self.blobs)]
+        if len(seen) != len(self._seen) or any(a is not b for a, b in zip(seen, self._seen)):
+            self._tables, self._seen = self._new_tables(arrays), seen
+        for table in self._tables:
+            getattr(kernels("update"), kernel)(*table, *arguments)
+
+    def _memories(self) -> list[list[Memory]]:
+        return [
+            [blob.data_memory, blob.diff_memory, *(each.data_memory for each in history)]
+            for blob, history in zip(self.blobs, self.histories)
+        ]
+
+    def _new_tables(self, arrays: list[list]) -> list[tuple]:
+        """A table for each launch: one, and others for memory that is in the group more than once."""
+        tables: list[list[list[int]]] = [[]]
+        taken: set[int] = set()
+        for blob, history, of_blob in zip(self.blobs, self.histories, arrays):
+            if any(each.shape != blob.shape for each in history):
+                raise SolverError(f"a parameter of shape {blob.shape} has a history of {[h.shape for h in history]}")
+            if not blob.count:
+                continue
+            places = list(map(address, of_blob))
+            if not taken.isdisjoint(places):
+                tables.append([])
+                taken.clear()
+            taken.update(places)
+            tables[-1].append([blob.count, *places, *[0] * (ROW - 1 - len(places))])
+        return [self._table(rows) for rows in tables if rows]
+
+    @staticmethod
+    def _table(rows: list[list[int]]) -> tuple:
+        """The first arguments of a kernel: threads, chunks, where each begins, and the rows."""
+        counts = np.array([-(-size // CHUNK) for size, *_ in rows])
+        row = np.repeat(np.arange(len(rows)), counts)
+        first = (np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)) * CHUNK
+        chunks = np.stack([row, first], axis=1).astype(np.int32)
+        return blocks(len(row)), len(row), xp.asarray(chunks), xp.asarray(np.array(rows, np.int64))
 
 
 def grouped(params: Sequence[Param], history: Sequence[Blob]) -> list[Group]:
@@ -53,12 +90,14 @@ def grouped(params: Sequence[Param], history: Sequence[Blob]) -> list[Group]:
 
     Where lr_mult is 0 a weight cannot change: it is in no group, and its gradient and history are never allocated.
     """
-    of: dict[tuple[float, float], list[int]] = {}
+    found: dict[tuple[float, float], list[int]] = {}
     for k, param in enumerate(params):
         if param.lr_mult:
-            of.setdefault((param.lr_mult, param.decay_mult), []).append(k)
-    histories = [history[first : first + len(params)] for first in range(0, len(history), len(params) or 1)]
-    return [Group([params[k] for k in ks], [[each[k] for k in ks] for each in histories]) for ks in of.values()]
+            found.setdefault((param.lr_mult, param.decay_mult), []).append(k)
+    return [
+        Group(*multipliers, [params[k].blob for k in members], [history[k :: len(params)] for k in members])
+        for multipliers, members in found.items()
+    ]
 
 
 class SGD:
@@ -87,13 +126,9 @@ class SGD:
         """The rule's own numbers, in the order of the kernel's last arguments."""
         return (self.param.momentum,)
 
-    def update(
-        self, weights, gradient, *history, scale: float, decay: float, l1: bool, rate: float, iteration: int
-    ) -> None:
-        """Change parameters, flat arrays, from their gradient. g = scale * gradient + decay * (w or sign w)."""
-        constants = self.rate(rate, iteration), *self.constants()
-        kernel = getattr(kernels("update"), self.kernel)
-        kernel(weights.size, weights, gradient, *history, scale, decay, int(l1), *constants)
+    def update(self, group: Group, scale: float, decay: float, l1: bool, rate: float, iteration: int) -> None:
+        """Change the parameters of a group from their diffs. g = scale * diff + decay * (w or sign w)."""
+        group.run(self.kernel, scale, decay, int(l1), self.rate(rate, iteration), *self.constants())
 
 
 class Nesterov(SGD):

@@ -10,7 +10,6 @@ import numpy as np
 
 from caffelite.backend import to_host, xp
 from caffelite.errors import CaffeliteError
-from caffelite.solver.updates import find_bad
 from detection.config import cfg
 
 logger = logging.getLogger("detection")
@@ -103,7 +102,7 @@ class Watch:
         answers = xp.zeros(len(blobs) + 1, np.float32)
         for k, blob in enumerate(blobs):
             answers[k] = blob.array.reshape(()) if blob.count == 1 else blob.array.sum()
-        find_bad(self.solver.gradients(), answers[-1:])
+        self.solver.find_bad(answers[-1:])
         return to_host(answers).astype(float).tolist()
 
     def _first_blob(self) -> str:

@@ -85,10 +85,10 @@ def test_the_plateau_policy_resumes_exactly_and_the_rates_that_were_used_are_log
         trainer = trainer_of(param, entries)
         updates, update = [], trainer.solver.rule.update
 
-        def noted(weights, *others, rate, **more):
-            if np.shares_memory(weights, trainer.net.params["conv1"][0].data):
+        def noted(group, scale, decay, l1, rate, iteration):
+            if trainer.net.params["conv1"][0] in group.blobs:
                 updates.append(rate)
-            update(weights, *others, rate=rate, **more)
+            update(group, scale, decay, l1, rate, iteration)
 
         trainer.solver.rule.update = noted
         return trainer, updates

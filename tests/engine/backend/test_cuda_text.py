@@ -59,7 +59,7 @@ def test_compiles(nvrtc, family, architecture):
 
 
 def test_a_broken_text_is_noticed(nvrtc):
-    log, cubin = compile_cuda(nvrtc, source("update").replace("history[i] = h;", "history[i] = hh;"), "sm_90")
+    log, cubin = compile_cuda(nvrtc, source("update").replace("history[k] = h;", "history[k] = hh;"), "sm_90")
     assert not cubin and "hh" in log
 
 
