@@ -228,8 +228,8 @@ class KernelFamily:
             if not on_device:
                 self._on_cpu(name)(*raw)
             elif n := int(arguments[0]):
-                blocks = min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS)
-                self._on_gpu(name)((blocks,), (BLOCK,), tuple(raw))
+                grid = min((n + BLOCK - 1) // BLOCK, MOST_BLOCKS)
+                self._on_gpu(name)((grid,), (BLOCK,), tuple(raw))
 
         return launch
 

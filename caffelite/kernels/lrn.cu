@@ -194,16 +194,16 @@ KERNEL(lrn_backward_across)(const int n, const int pixels, const float* x, const
   const int runs = (area - 1) / RUN + 1;
   KERNEL_LOOP(task, area ? pixels / area * runs : 0) {
     const int first = task % runs * RUN, count = min(area - first, RUN), image = task / runs;
-    std::vector<float> ratios(channels * RUN);
+    std::vector<float> ratios(channels * count);
     float sums[RUN];
     for (int c = 0; c < channels; ++c) {
       const int p = image * channels + c, at = p * area + first;
       window_sums<true>(x, p, channels, area, 1, 1, half, first, count, sums);
-      first_terms(x + at, dy + at, sums, count, alpha, beta, k, &ratios[c * RUN], dx + at);
+      first_terms(x + at, dy + at, sums, count, alpha, beta, k, &ratios[c * count], dx + at);
     }
     for (int c = 0; c < channels; ++c) {
       const int at = (image * channels + c) * area + first;
-      window_sums<false>(ratios.data(), c, channels, RUN, 1, 1, half, 0, count, sums);
+      window_sums<false>(ratios.data(), c, channels, count, 1, 1, half, 0, count, sums);
       for (int i = 0; i < count; ++i) dx[at + i] -= two_alpha_beta * x[at + i] * sums[i];
     }
   }
