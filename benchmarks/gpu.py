@@ -30,12 +30,12 @@ import caffelite as caffe
 from caffelite import backend, proto
 from caffelite.backend import xp
 from caffelite.backend.gemm import gemm
-from caffelite.backend.kernels import kernels
 from caffelite.backend.transfer import Staging
 from caffelite.blob import Blob
 from caffelite.errors import BackendError
 from caffelite.layer import layer_class
 from caffelite.operations import net_multiply_adds
+from caffelite.solver.updates import Group
 from detection.fast_rcnn import test as detection
 from detection.fast_rcnn.svd import RANKS, compress_definition
 
@@ -160,10 +160,15 @@ def layers(sizes: Sizes) -> list[tuple[str, float, int]]:
     add(f"RoI pooling {sizes.rois} RoIs, in a test", roi, *many, phase=caffe.TEST)
     add(f"RoI pooling {sizes.rois} RoIs", roi, *many)
     n = sizes.weights
-    weights, gradient, history = xp.ones(n, np.float32), xp.ones(n, np.float32), xp.zeros(n, np.float32)
-    update = lambda: kernels("update").sgd(n, weights, gradient, history, 1.0, 5e-4, 0, 1e-3, 0.9)  # noqa: E731
-    rows.append((f"SGD of {n:.0e} weights", seconds(update, 5, sizes.rounds), 4 * 5 * n))
+    rows.append((f"SGD of {n:.0e} weights", seconds(update_of(n), 5, sizes.rounds), 4 * 5 * n))
     return rows
+
+
+def update_of(count: int):
+    """A function that does SGD's update of so many weights."""
+    weights, history = Blob(count), Blob(count)
+    group = Group(1.0, 1.0, [weights], [[history]])
+    return lambda: group.run("sgd", 1.0, 5e-4, 0, 1e-3, 0.9)
 
 
 def test_net(name: str, sizes: Sizes, svd: bool):

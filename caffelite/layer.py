@@ -85,8 +85,7 @@ class Layer:
     Subclass it for a layer of your own; a prototxt names it by `type: "Python"` with module and layer, or by the type
     under which it was registered. Class attributes state how many bottoms and tops it takes; `check_counts` holds a
     net to them. `backward` must overwrite the gradient of each bottom i with propagate_down[i], and add to the
-    gradients of `self.blobs` for which `self.param_propagate_down` is true. A class with `rectifies` in its own
-    body can do a ReLU that follows in place: on a GPU its `forward` gets the negative slope as a third argument.
+    gradients of `self.blobs` for which `self.param_propagate_down` is true.
     """
 
     exact_bottoms: int | None = None
@@ -110,6 +109,14 @@ class Layer:
         self.blobs = BlobVec()
         self.loss_weights: list[float] = []
         self.param_propagate_down: list[bool] = []
+
+    def is_plain(self) -> bool:
+        """Whether `forward` is the one that the layer's own class names `fused_forward`: a net may run it together with
+        an in-place ReLU behind it, whose negative slope it then gets as a third argument. So it is not where a class
+        that is derived from it, or somebody at run time, has put another in its place."""
+        kind = type(self)
+        own = vars(self).keys() & {"forward", "convolve"}
+        return not own and kind.forward is vars(kind).get("fused_forward")
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Read and check the parameters, create `self.blobs`. Runs once, before the first reshape."""

@@ -156,8 +156,8 @@ class Net:
         return sum(terms)
 
     def _rectifies(self, i: int) -> bool:
-        """Whether layer i does the ReLU that follows: not where somebody has given either another `forward`."""
-        return self._rectified[i] and not any("forward" in vars(layer) for layer in self.layers[i : i + 2])
+        """Whether layer i does the ReLU that follows; not where either has a `forward` that may do something else."""
+        return self._rectified[i] and all(layer.is_plain() for layer in self.layers[i : i + 2])
 
     def backward(self, diffs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **tops):
         """Run layers `start`..`end` backward (names; default all, from the last); returns {name: diff}.

@@ -112,14 +112,14 @@ class Builder:
                 self.blob_need_backward[t] = True
 
     def rectified(self, i: int) -> bool:
-        """Whether the layer behind layer i is a ReLU in its place that layer i can do at the same time."""
+        """Whether the layer behind layer i, which is none itself, is a ReLU in its place."""
         layers, tops = self.net.layers, self.net._tops
         return (
             i + 1 < len(layers)
-            and type(layers[i + 1]) is ReLU
+            and isinstance(layers[i + 1], ReLU)
+            and not isinstance(layers[i], ReLU)
             and len(tops[i]) == 1
             and tops[i] == self.net._bottoms[i + 1] == tops[i + 1]
-            and "rectifies" in vars(type(layers[i]))  # said by the class itself: another may do something else
         )
 
     def take_bottom(self, layer: Layer, name: str) -> int:

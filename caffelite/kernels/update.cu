@@ -5,8 +5,8 @@
 
    A launch goes through many parameters.  A row of `rows` tells of one how many elements it has, and where its weights,
    its gradient and its histories lie.  A pair of `chunks` is (row, first element): CHUNK elements from there on, or
-   those that are left.  On a GPU a block takes a chunk, with an element to a thread. */
-enum { CHUNK = 256, ROW = 5 };
+   those that are left; `count` is the number of chunks.  On a GPU a block takes a chunk; n: a block's threads for each. */
+enum { CHUNK = 1024, ROW = 5 };
 
 /* up to CHUNK elements of a parameter */
 struct Chunk {
@@ -133,6 +133,7 @@ KERNEL(clear)(const int n, const int count, const int* chunks, const long long* 
 KERNEL(find_bad)(const int n, const int count, const int* chunks, const long long* rows, float* bad) {
   for_chunks(count, chunks, rows, [=](const Chunk& c, const int first, const int step) {
     int found = 0;
+#pragma unroll 4 /* loads under way at once */
     for (int k = first; k < c.size; k += step) found |= !(fabsf(c.diff[k]) <= FLT_MAX);
     if (found) *bad = FLT_MAX * 2.0f - FLT_MAX * 2.0f; /* whoever writes, writes the same */
   });

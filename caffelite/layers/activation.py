@@ -48,6 +48,8 @@ class ReLU(Activation):
         x = bottom[0].array
         kernels("activation").relu_forward(-(-x.size // 4), x.size, x, self.negative_slope, top[0].array)
 
+    fused_forward = forward
+
     def backward(self, top, propagate_down, bottom):
         if propagate_down[0]:
             x, dy = bottom[0].array, top[0].gradient

@@ -164,7 +164,7 @@ class Convolution(BaseConvolution):
     conv_layer.cpp.
     """
 
-    rectifies = True
+    fused_forward = BaseConvolution.forward
 
     def weight_channels(self) -> tuple[int, int]:
         return self.num_output, self.channels // self.groups
@@ -191,7 +191,7 @@ class DepthwiseConvolution(Convolution):
     depthwise_conv_layer.cpp and conv_dw_layer.cpp of the MobileNet forks.
     """
 
-    rectifies = True
+    fused_forward = BaseConvolution.forward
 
     def group_count(self) -> int:
         group = self.param.convolution_param.group
@@ -210,7 +210,7 @@ class Deconvolution(BaseConvolution):
     / group, *kernel); the bias (num_output,) if `bias_term`. Source: deconv_layer.cpp.
     """
 
-    rectifies = True
+    fused_forward = BaseConvolution.forward
 
     def weight_channels(self) -> tuple[int, int]:
         return self.channels, self.num_output // self.groups

@@ -20,7 +20,6 @@ class InnerProduct(Layer):
     exact_bottoms = 1
     exact_tops = 1
     in_place = False
-    rectifies = True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         param = self.param.inner_product_param
@@ -47,6 +46,8 @@ class InnerProduct(Layer):
         x, y = bottom[0].array.reshape(self.rows, self.length), top[0].array.reshape(self.rows, self.num_output)
         gemm(x, self.blobs[0].array, y, transpose_b=not self.transpose)
         finish(y, self.blobs[1].array if len(self.blobs) > 1 else None, slope)
+
+    fused_forward = forward
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         dy = top[0].gradient.reshape(self.rows, self.num_output)

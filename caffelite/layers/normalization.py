@@ -12,7 +12,8 @@ from caffelite.proto import message
 
 LRNParameter = message("LRNParameter")
 SEGMENT = 256  # elements that one thread adds up
-SPAN = 32  # channels that a thread walks along in kernels/lrn.cu
+SPAN = 32  # channels that a GPU's thread walks along in kernels/lrn.cu
+WORTH_PIXELS = 2**14  # with fewer, threads of their own for each plane are more
 
 
 @register("LRN")
@@ -43,9 +44,10 @@ class LRN(Layer):
         (images, channels, height, width), half = shape, self.param.lrn_param.local_size // 2
         self.planes = images * channels
         self.window = channels, height, width, self.across, half
-        # kernels of their own for windows that registers hold: a GPU's threads walk along runs of channels
+        # kernels of their own for windows that registers hold, where pixels are many: a thread walks along channels
         pixels = images * height * width
-        self.walk = (pixels * -(-channels // SPAN), pixels) if self.across and half in (1, 2) else None
+        walks = self.across and half in (1, 2) and pixels >= WORTH_PIXELS
+        self.walk = (pixels * -(-channels // SPAN), pixels) if walks else None
         self.along = channels, height * width, half
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:

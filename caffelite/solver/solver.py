@@ -168,7 +168,7 @@ class Solver:
             self.rule.update(group, scale, decay, l1, rate * group.lr_mult, self.iter)
 
     def find_bad(self, answer) -> None:
-        """Make `answer`, an array of one number of the current backend, NaN where a gradient is infinite or NaN."""
+        """Make `answer`, an array of one number of the current backend, NaN if any gradient is infinite or NaN."""
         for group in self._grouped():
             group.run("find_bad", answer)
 
@@ -183,8 +183,14 @@ class Solver:
 
     def _grouped(self) -> list[Group]:
         params = self.net.learnable_params
-        of = [(q.lr_mult, q.decay_mult, q.blob) for q in params], list(self.history)
+        of = [(q.lr_mult, q.decay_mult, q.blob) for q in params], list(self.history), self.rule
         if of != self._groups_of:  # also where someone has changed them since
+            wanted = self.rule.histories * len(params)
+            if len(self.history) != wanted:
+                raise SolverError(
+                    f"{self.file}: {len(self.history)} history blobs, {type(self.rule).__name__} needs {wanted}: "
+                    f"{self.rule.histories} for each of {len(params)} parameters"
+                )
             self._groups_of, self._groups = of, grouped(params, self.history)
         return self._groups
 

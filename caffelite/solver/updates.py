@@ -10,12 +10,12 @@ import numpy as np
 
 from caffelite.backend import xp
 from caffelite.backend.kernels import address, blocks, kernels
-from caffelite.blob import Blob, Memory
+from caffelite.blob import Blob
 from caffelite.errors import SolverError
 from caffelite.net_builder import Param
 
 PART = 256  # elements whose squares one thread adds up
-CHUNK, ROW = 256, 5  # in kernels/update.cu
+CHUNK, ROW = 1024, 5  # in kernels/update.cu
 
 
 def norm(blobs: Sequence[Blob]) -> float:
@@ -37,33 +37,34 @@ class Group:
     def __init__(self, lr_mult: float, decay_mult: float, blobs: Sequence[Blob], histories: Sequence[Sequence[Blob]]):
         self.lr_mult, self.decay_mult = lr_mult, decay_mult
         self.blobs, self.histories = blobs, histories
-        self._seen: list = []  # what the tables were made of
+        self._arrays: list = []  # kept, so that nothing else can come to lie where the tables say
+        self._counts: list[int] = []
         self._tables: list[tuple] = []
 
     def run(self, kernel: str, *arguments) -> None:
         """Launch a kernel of kernels/update.cu on all these numbers, which become the newest on the current backend.
 
-        Raises MemoryError, and SolverError where a parameter has got another shape than its history.
+        Raises MemoryError, and SolverError where a parameter has more or fewer elements than its history.
         """
-        arrays = [[memory.array() for memory in memories] for memories in self._memories()]
-        seen = [*itertools.chain(*arrays), *(blob.shape for blob in self.blobs)]
-        if len(seen) != len(self._seen) or any(a is not b for a, b in zip(seen, self._seen)):
-            self._tables, self._seen = self._new_tables(arrays), seen
+        blobs = [[blob, *history] for blob, history in zip(self.blobs, self.histories)]
+        arrays = [
+            [blob.data_memory.array(), blob.diff_memory.array(), *(each.data_memory.array() for each in history)]
+            for blob, *history in blobs
+        ]
+        counts = [each.count for each in itertools.chain(*blobs)]
+        flat = list(itertools.chain(*arrays))
+        if counts != self._counts or any(a is not b for a, b in zip(flat, self._arrays)):
+            self._tables = self._new_tables(arrays)
+            self._arrays, self._counts = flat, counts
         for table in self._tables:
             getattr(kernels("update"), kernel)(*table, *arguments)
-
-    def _memories(self) -> list[list[Memory]]:
-        return [
-            [blob.data_memory, blob.diff_memory, *(each.data_memory for each in history)]
-            for blob, history in zip(self.blobs, self.histories)
-        ]
 
     def _new_tables(self, arrays: list[list]) -> list[tuple]:
         """A table for each launch: one, and others for memory that is in the group more than once."""
         tables: list[list[list[int]]] = [[]]
         taken: set[int] = set()
         for blob, history, of_blob in zip(self.blobs, self.histories, arrays):
-            if any(each.shape != blob.shape for each in history):
+            if any(each.count != blob.count for each in history):
                 raise SolverError(f"a parameter of shape {blob.shape} has a history of {[h.shape for h in history]}")
             if not blob.count:
                 continue

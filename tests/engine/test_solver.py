@@ -9,6 +9,7 @@ import pytest
 
 import caffelite as caffe
 from caffelite import proto
+from caffelite.backend import kernels
 from caffelite.blob import Blob
 from caffelite.errors import SolverError, WeightsError
 from caffelite.solver import policies, updates
@@ -323,6 +324,13 @@ def test_a_momentum_that_is_replaced():
     solver.history = [Blob(*blob.shape) for blob in solver.history]
     solver.step(1)
     assert all(blob.data.any() for blob in solver.history)
+    solver.history[1].reshape(1, 1, 5)  # as many elements
+    solver.step(1)
+    for wrong in (solver.history[:-1], solver.history * 2, []):
+        right, solver.history = solver.history, wrong
+        with pytest.raises(SolverError, match=rf"{len(wrong)} history blobs, SGD needs 4: 1 for each of 4 parameters"):
+            solver.step(1)
+        solver.history = right
     solver.history[0] = Blob(3)
     with pytest.raises(SolverError, match=r"shape \(5, 5\) has a history of \[\(3,\)\]"):
         solver.step(1)
@@ -331,6 +339,7 @@ def test_a_momentum_that_is_replaced():
 def test_memory_that_has_more_room_than_its_blob_needs():
     """What lies behind the numbers of a blob stays as it is."""
     solver = small_solver()
+    solver.step(1)
     blob = solver.net.params["a"][1]
     blob.reshape(500)
     blob.data[...] = 7
@@ -354,9 +363,32 @@ def test_parameters_that_are_tied_after_building_are_updated_one_after_the_other
 
 
 def test_parameters_shared_by_name_learn_from_the_sum_of_their_gradients():
-    solver = small_solver('name: "w"')
-    assert len(solver.net.learnable_params) == 3
-    before = solver.net.params["a"][0].data.copy()
-    solver.step(1)
-    assert solver.net.params["b"][0].data is not None and not np.array_equal(before, solver.net.params["a"][0].data)
-    np.testing.assert_array_equal(solver.net.params["a"][0].data, solver.net.params["b"][0].data)
+    shared, alone = small_solver('name: "w"'), small_solver()
+    assert len(shared.net.learnable_params) == 3
+    w = shared.net.params["a"][0].data.copy()
+    for name in "ab":
+        for own, theirs in zip(alone.net.params[name], shared.net.params[name]):
+            own.data[...] = theirs.data
+    alone.net.forward()
+    alone.net.backward()
+    gradient = sum(alone.net.params[name][0].diff for name in "ab")
+    shared.step(1)
+    expected = w - np.float32(0.1) * (gradient + np.float32(0.1) * w)
+    for name in "ab":
+        np.testing.assert_allclose(shared.net.params[name][0].data, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_of_many_chunks_and_of_more_than_a_grid_has_blocks(monkeypatch):
+    monkeypatch.setattr(kernels, "MOST_BLOCKS", 2)
+    generator = np.random.default_rng(3)
+    blobs, histories = [Blob(5000), Blob(1), Blob(2048)], [[Blob(5000)], [Blob(1)], [Blob(2048)]]
+    for blob in [*blobs, *(history[0] for history in histories)]:
+        blob.data[...], blob.diff[...] = generator.standard_normal((2, blob.count))
+    expected = []
+    for blob, (history,) in zip(blobs, histories):
+        step = np.float32(0.5) * (blob.diff + np.float32(0.25) * blob.data) + np.float32(0.75) * history.data
+        expected.append((blob.data - step, step))
+    updates.Group(1, 1, blobs, histories).run("sgd", 1, 0.25, 0, 0.5, 0.75)
+    for blob, (history,), (w, step) in zip(blobs, histories, expected):
+        for actual, wanted in ((blob.data, w), (blob.diff, step), (history.data, step)):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-6, atol=1e-6)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
+from caffelite.layers import normalization
 from tests.engine.gradient_check import LayerRun
+
+
+@pytest.fixture(autouse=True)
+def few_pixels(monkeypatch):
+    monkeypatch.setattr(normalization, "WORTH_PIXELS", 1)
 
 
 def passes(options: str, x, walk: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,8 @@ import pytest
 
 import caffelite as caffe
 from caffelite import proto
-from caffelite.layers.activation import ReLU
+from caffelite.backend.kernels import kernels
+from caffelite.layers import activation
 from caffelite.layers.convolution import Convolution
 
 DATA = """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 32 dim: 20 dim: 40 } } }
@@ -36,9 +37,15 @@ def net_of(layer: str, relu: str = 'bottom: "y" top: "y"'):
 
 @pytest.fixture
 def relus(monkeypatch) -> list:
-    """The ReLU layers that have run a forward pass of their own."""
-    run, forward = [], ReLU.forward
-    monkeypatch.setattr(ReLU, "forward", lambda self, bottom, top: (run.append(self), forward(self, bottom, top))[1])
+    """The forward kernels that ReLU layers have launched."""
+    run = []
+
+    class Kernels:
+        def __getattr__(self, name):
+            run.extend([name] if name == "relu_forward" else [])
+            return getattr(kernels("activation"), name)
+
+    monkeypatch.setattr(activation, "kernels", lambda family: Kernels())
     return run
 
 
@@ -130,3 +137,22 @@ def test_a_forward_that_somebody_has_wrapped_is_called(which):
     net.forward()
     assert calls == [which]
     np.testing.assert_array_equal(net.blobs["y"].data, expected)
+
+
+@pytest.mark.parametrize("kind", [Convolution, activation.ReLU])
+def test_a_class_whose_forward_somebody_has_wrapped_is_called(kind, monkeypatch):
+    net = net_of(LAYERS["strided"])
+    net.forward()
+    expected, calls, forward = net.blobs["y"].data.copy(), [], kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, bottom, top: (calls.append(self), forward(self, bottom, top))[1])
+    net.forward()
+    assert len(calls) == 1
+    np.testing.assert_array_equal(net.blobs["y"].data, expected)
+
+
+def test_a_relu_behind_a_relu():
+    net = net_of(LAYERS["strided"])
+    expected = net.forward()["y"].copy()
+    more = 'bottom: "y" top: "y" } layer { name: "again" type: "ReLU" bottom: "y" top: "y"'
+    twice = net_of(LAYERS["strided"], more)
+    np.testing.assert_array_equal(twice.forward()["y"], expected)

@@ -1,5 +1,7 @@
 """Updates on the GPU: the CPU's, and one launch for all parameters of equal multipliers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,10 +13,12 @@ from tests.engine.test_solver import (  # noqa: F401  (they run here on the GPU)
     test_gradients_of_frozen_parameters_are_cleared_too,
     test_memory_that_has_more_room_than_its_blob_needs,
     test_multipliers_that_change_in_mid_run_and_groups_of_them,
+    test_parameters_of_many_chunks_and_of_more_than_a_grid_has_blocks,
     test_parameters_shared_by_name_learn_from_the_sum_of_their_gradients,
     test_parameters_that_are_tied_after_building_are_updated_one_after_the_other,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 RULES = {"SGD": 0.9, "Nesterov": 0.9, "AdaGrad": 0, "RMSProp": 0, "AdaDelta": 0.9, "Adam": 0.9}
 
 
@@ -67,3 +71,11 @@ def test_two_solvers_of_the_same_weights():
     caffe.set_mode_cpu()
     for a, b in zip(on_gpu, together(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_benchmark_of_updates(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu
+
+    gpu.update_of(3000)()
+    backend.synchronize()

@@ -54,6 +54,8 @@ CASES = {
     "stochastic": (POOL + "{ pool: STOCHASTIC kernel_size: 3 stride: 2 }", [np.abs(normal(2, 5, 20, 40))]),
     "SPP": ('type: "SPP" spp_param { pyramid_height: 3 }', [normal(2, 5, 21, 40)]),
     "LRN across": ('type: "LRN" lrn_param { alpha: 0.5 }', [normal(2, 9, 23, 40)]),
+    "LRN of many pixels": ('type: "LRN" lrn_param { alpha: 0.5 }', [normal(2, 9, 65, 130)]),
+    "LRN of many pixels, 3": ('type: "LRN" lrn_param { local_size: 3 }', [normal(1, 35, 128, 129)]),
     "LRN beta": ('type: "LRN" lrn_param { alpha: 0.5 beta: 0.6 k: 2 }', [normal(2, 9, 23, 40)]),
     "LRN within": ('type: "LRN" lrn_param { local_size: 3 norm_region: WITHIN_CHANNEL }', [normal(2, 3, 23, 40)]),
     "MVN": ('type: "MVN"', [normal(3, 4, 40, 41)]),
