@@ -115,8 +115,7 @@ class Layer:
         an in-place ReLU behind it, whose negative slope it then gets as a third argument. So it is not where a class
         that is derived from it, or somebody at run time, has put another in its place."""
         kind = type(self)
-        own = vars(self).keys() & {"forward", "convolve"}
-        return not own and kind.forward is vars(kind).get("fused_forward")
+        return "forward" not in vars(self) and kind.forward is vars(kind).get("fused_forward")
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Read and check the parameters, create `self.blobs`. Runs once, before the first reshape."""

@@ -36,16 +36,6 @@ DEVICE void window_sums(const float* __restrict__ x, const int p, const int chan
   }
 }
 
-/* a run of plane p */
-DEVICE void normalise(const float* x, const int p, const int channels, const int height, const int width,
-                      const int across, const int half, const int run, const float alpha, const float beta,
-                      const float k, float* y) {
-  const int size = height * width, first = run * RUN, count = min(size - first, RUN), at = p * size + first;
-  float sums[RUN];
-  window_sums<true>(x, p, channels, height, width, across, half, first, count, sums);
-  for (int i = 0; i < count; ++i) y[at + i] = x[at + i] * negative_power(k + alpha * sums[i], beta);
-}
-
 /* dx = dy scale^-beta - 2 alpha beta x sum(dy y / scale): its first term, and the ratios dy y / scale, from the sums of
    squares */
 DEVICE void first_terms(const float* x, const float* dy, const float* sums, const int count, const float alpha,
@@ -60,8 +50,12 @@ DEVICE void first_terms(const float* x, const float* dy, const float* sums, cons
 KERNEL(lrn_forward)(const int n, const int planes, const float* x, const int channels, const int height,
                     const int width, const int across, const int half, const float alpha, const float beta,
                     const float k, float* y) {
-  PLANE_LOOP(p, run, planes, (height * width - 1) / RUN + 1) {
-    normalise(x, p, channels, height, width, across, half, run, alpha, beta, k, y);
+  const int size = height * width;
+  PLANE_LOOP(p, run, planes, (size - 1) / RUN + 1) {
+    const int first = run * RUN, count = min(size - first, RUN), at = p * size + first;
+    float sums[RUN];
+    window_sums<true>(x, p, channels, height, width, across, half, first, count, sums);
+    for (int i = 0; i < count; ++i) y[at + i] = x[at + i] * negative_power(k + alpha * sums[i], beta);
   }
 }
 
@@ -172,9 +166,7 @@ KERNEL(lrn_forward_across)(const int n, const int pixels, const float* x, const 
       walk_forward<2>(x + at, first, end, channels, area, alpha, beta, k, y + at);
   }
 #else
-  PLANE_LOOP(p, run, area ? pixels / area * channels : 0, (area - 1) / RUN + 1) {
-    normalise(x, p, channels, area, 1, 1, half, run, alpha, beta, k, y);
-  }
+  lrn_forward(n, area ? pixels / area * channels : 0, x, channels, area, 1, 1, half, alpha, beta, k, y);
 #endif
 }
 

@@ -4,8 +4,8 @@
    adam_solver.cpp.
 
    A launch goes through many parameters.  A row of `rows` tells of one how many elements it has, and where its weights,
-   its gradient and its histories lie.  A pair of `chunks` is (row, first element): CHUNK elements from there on, or
-   those that are left; `count` is the number of chunks.  On a GPU a block takes a chunk; n: a block's threads for each. */
+   its gradient and its histories lie.  A pair of `chunks`, of which there are `count`, is (row, first element): CHUNK
+   elements from there on, or those that are left.  On a GPU a block takes a chunk; n: a block's threads for each. */
 enum { CHUNK = 1024, ROW = 5 };
 
 /* up to CHUNK elements of a parameter */
@@ -34,20 +34,24 @@ DEVICE void for_chunks(const int count, const int* chunks, const long long* rows
   }
 }
 
-/* each(chunk, k, w, g) for the elements k of all chunks: the weight, and its gradient, scaled and regularised */
-template <class Each>
-DEVICE void for_gradients(const int count, const int* chunks, const long long* rows, const float scale,
-                          const float decay, const int l1, const Each each) {
-  for_chunks(count, chunks, rows, [=](const Chunk& c, const int first, const int step) {
+/* w -= step, the diff becomes the step: step_of(chunk, k, g) for the elements k of all chunks, with the gradient scaled
+   and regularised */
+template <class StepOf>
+DEVICE void update(const int count, const int* chunks, const long long* rows, const float scale, const float decay,
+                   const int l1, const StepOf step_of) {
+  for_chunks(count, chunks, rows, [=](const Chunk& c, const int first, const int stride) {
     if (l1) { /* asked once: compilers make vectors of the loops then */
-      for (int k = first; k < c.size; k += step) {
-        const float w = c.w[k];
-        each(c, k, w, scale * c.diff[k] + decay * (float)((w > 0.0f) - (w < 0.0f)));
+      for (int k = first; k < c.size; k += stride) {
+        const float w = c.w[k], sign = (float)((w > 0.0f) - (w < 0.0f));
+        const float step = step_of(c, k, scale * c.diff[k] + decay * sign);
+        c.diff[k] = step;
+        c.w[k] = w - step;
       }
     } else {
-      for (int k = first; k < c.size; k += step) {
-        const float w = c.w[k];
-        each(c, k, w, scale * c.diff[k] + decay * w);
+      for (int k = first; k < c.size; k += stride) {
+        const float w = c.w[k], step = step_of(c, k, scale * c.diff[k] + decay * w);
+        c.diff[k] = step;
+        c.w[k] = w - step;
       }
     }
   });
@@ -55,56 +59,48 @@ DEVICE void for_gradients(const int count, const int* chunks, const long long* r
 
 KERNEL(sgd)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
             const float decay, const int l1, const float rate, const float momentum) {
-  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, int k, float w, float g) {
+  update(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, const int k, const float g) -> float {
     const float h = rate * g + momentum * c.history[k];
-    c.history[k] = h;
-    c.diff[k] = h;
-    c.w[k] = w - h;
+    return c.history[k] = h;
   });
 }
 
 KERNEL(nesterov)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
                  const float decay, const int l1, const float rate, const float momentum) {
-  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, int k, float w, float g) {
+  update(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, const int k, const float g) -> float {
     const float old = c.history[k], h = rate * g + momentum * old;
-    const float step = (1.0f + momentum) * h - momentum * old;
     c.history[k] = h;
-    c.diff[k] = step;
-    c.w[k] = w - step;
+    return (1.0f + momentum) * h - momentum * old;
   });
 }
 
 KERNEL(adagrad)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
                 const float decay, const int l1, const float rate, const float delta) {
-  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, int k, float w, float g) {
-    const float h = c.history[k] + g * g, step = rate * (g / (sqrtf(h) + delta));
+  update(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, const int k, const float g) -> float {
+    const float h = c.history[k] + g * g;
     c.history[k] = h;
-    c.diff[k] = step;
-    c.w[k] = w - step;
+    return rate * (g / (sqrtf(h) + delta));
   });
 }
 
 KERNEL(rmsprop)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
                 const float decay, const int l1, const float rate, const float rms_decay, const float delta) {
-  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, int k, float w, float g) {
+  update(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, const int k, const float g) -> float {
     const float h = (1.0f - rms_decay) * g * g + rms_decay * c.history[k];
-    const float step = rate * (g / (sqrtf(h) + delta));
     c.history[k] = h;
-    c.diff[k] = step;
-    c.w[k] = w - step;
+    return rate * (g / (sqrtf(h) + delta));
   });
 }
 
 /* history: the mean of squared gradients; other: that of squared updates */
 KERNEL(adadelta)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
                  const float decay, const int l1, const float rate, const float momentum, const float delta) {
-  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, int k, float w, float g) {
+  update(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, const int k, const float g) -> float {
     const float h = (1.0f - momentum) * g * g + momentum * c.history[k], updates = c.other[k];
-    const float u = g * sqrtf((delta + updates) / (delta + h)), step = rate * u;
+    const float u = g * sqrtf((delta + updates) / (delta + h));
     c.history[k] = h;
     c.other[k] = (1.0f - momentum) * u * u + momentum * updates;
-    c.diff[k] = step;
-    c.w[k] = w - step;
+    return rate * u;
   });
 }
 
@@ -112,14 +108,12 @@ KERNEL(adadelta)(const int n, const int count, const int* chunks, const long lon
 KERNEL(adam)(const int n, const int count, const int* chunks, const long long* rows, const float scale,
              const float decay, const int l1, const float rate, const float beta1, const float beta2,
              const float delta) {
-  for_gradients(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, int k, float w, float g) {
+  update(count, chunks, rows, scale, decay, l1, [=](const Chunk& c, const int k, const float g) -> float {
     const float m = (1.0f - beta1) * g + beta1 * c.history[k];
     const float v = (1.0f - beta2) * g * g + beta2 * c.other[k];
-    const float step = rate * m / (sqrtf(v) + delta);
     c.history[k] = m;
     c.other[k] = v;
-    c.diff[k] = step;
-    c.w[k] = w - step;
+    return rate * m / (sqrtf(v) + delta);
   });
 }
 

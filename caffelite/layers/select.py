@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from caffelite.backend import xp
+from caffelite.backend.convolution import finish
 from caffelite.backend.kernels import kernels
 from caffelite.layer import Layer, register
 
@@ -160,7 +161,7 @@ class Embed(Layer):
         self.rows = whole_indices(self, bottom[0].read().ravel(), len(table), "bottom 0")
         y[...] = table[xp.asarray(self.rows)].reshape(y.shape)
         if len(self.blobs) == 2:
-            kernels("inner_product").bias_rows(y.size, len(self.rows), y.shape[-1], self.blobs[1].array, 0, 0.0, y)
+            finish(y.reshape(len(self.rows), y.shape[-1]), self.blobs[1].array, None)
 
     def backward(self, top, propagate_down, bottom):
         self.expect(not propagate_down[0], "no gradient exists for the indices (bottom 0)")

@@ -19,7 +19,7 @@ from caffelite.errors import CaffeliteError, SolverError
 from caffelite.net import TEST, TRAIN, Net
 from caffelite.proto import weights as weight_files
 from caffelite.solver import policies
-from caffelite.solver.updates import RULES, Group, grouped, norm
+from caffelite.solver.updates import RULES, Group, norm
 
 log = logging.getLogger("caffelite")
 MAX_ITER = 2**31 - 1  # what a .solverstate can hold
@@ -185,13 +185,7 @@ class Solver:
         params = self.net.learnable_params
         of = [(q.lr_mult, q.decay_mult, q.blob) for q in params], list(self.history), self.rule
         if of != self._groups_of:  # also where someone has changed them since
-            wanted = self.rule.histories * len(params)
-            if len(self.history) != wanted:
-                raise SolverError(
-                    f"{self.file}: {len(self.history)} history blobs, {type(self.rule).__name__} needs {wanted}: "
-                    f"{self.rule.histories} for each of {len(params)} parameters"
-                )
-            self._groups_of, self._groups = of, grouped(params, self.history)
+            self._groups_of, self._groups = of, self.rule.groups(params, self.history)
         return self._groups
 
     def _clip_scale(self) -> float:

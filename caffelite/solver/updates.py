@@ -31,11 +31,18 @@ def norm(blobs: Sequence[Blob]) -> float:
 class Group:
     """Parameters of equal multipliers, with what a rule keeps of each: one launch of a kernel goes through all of them.
 
-    `histories`: for each parameter the rule's blobs.
+    `histories`: for each parameter the rule's blobs; `where`: the solver's file, for errors.
     """
 
-    def __init__(self, lr_mult: float, decay_mult: float, blobs: Sequence[Blob], histories: Sequence[Sequence[Blob]]):
-        self.lr_mult, self.decay_mult = lr_mult, decay_mult
+    def __init__(
+        self,
+        lr_mult: float,
+        decay_mult: float,
+        blobs: Sequence[Blob],
+        histories: Sequence[Sequence[Blob]],
+        where: str = "solver",
+    ):
+        self.lr_mult, self.decay_mult, self.where = lr_mult, decay_mult, where
         self.blobs, self.histories = blobs, histories
         self._arrays: list = []  # kept, so that nothing else can come to lie where the tables say
         self._counts: list[int] = []
@@ -65,7 +72,8 @@ class Group:
         taken: set[int] = set()
         for blob, history, of_blob in zip(self.blobs, self.histories, arrays):
             if any(each.count != blob.count for each in history):
-                raise SolverError(f"a parameter of shape {blob.shape} has a history of {[h.shape for h in history]}")
+                shapes = [each.shape for each in history]
+                raise SolverError(f"{self.where}: a parameter of shape {blob.shape} has a history of {shapes}")
             if not blob.count:
                 continue
             places = list(map(address, of_blob))
@@ -84,21 +92,6 @@ class Group:
         first = (np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)) * CHUNK
         chunks = np.stack([row, first], axis=1).astype(np.int32)
         return blocks(len(row)), len(row), xp.asarray(chunks), xp.asarray(np.array(rows, np.int64))
-
-
-def grouped(params: Sequence[Param], history: Sequence[Blob]) -> list[Group]:
-    """The parameters that learn, in groups; `history` is the rule's, a blob for each parameter once or several times.
-
-    Where lr_mult is 0 a weight cannot change: it is in no group, and its gradient and history are never allocated.
-    """
-    found: dict[tuple[float, float], list[int]] = {}
-    for k, param in enumerate(params):
-        if param.lr_mult:
-            found.setdefault((param.lr_mult, param.decay_mult), []).append(k)
-    return [
-        Group(*multipliers, [params[k].blob for k in members], [history[k :: len(params)] for k in members])
-        for multipliers, members in found.items()
-    ]
 
 
 class SGD:
@@ -126,6 +119,24 @@ class SGD:
     def constants(self) -> tuple[float, ...]:
         """The rule's own numbers, in the order of the kernel's last arguments."""
         return (self.param.momentum,)
+
+    def groups(self, params: Sequence[Param], history: Sequence[Blob]) -> list[Group]:
+        """The parameters that learn, in groups; `history`: a blob for each parameter, once or for each of `histories`.
+
+        Where lr_mult is 0 a weight cannot change: it is in no group, and its gradient and history are never allocated.
+        """
+        self.expect(
+            len(history) == self.histories * len(params),
+            f"expected {self.histories} history blobs for each of {len(params)} parameters, actual {len(history)}",
+        )
+        found: dict[tuple[float, float], list[int]] = {}
+        for k, param in enumerate(params):
+            if param.lr_mult:
+                found.setdefault((param.lr_mult, param.decay_mult), []).append(k)
+        return [
+            Group(*both, [params[k].blob for k in members], [history[k :: len(params)] for k in members], self.where)
+            for both, members in found.items()
+        ]
 
     def update(self, group: Group, scale: float, decay: float, l1: bool, rate: float, iteration: int) -> None:
         """Change the parameters of a group from their diffs. g = scale * diff + decay * (w or sign w)."""
